@@ -1,0 +1,36 @@
+VENV = .venv
+PYTHON ?= python3
+PY = $(VENV)/bin/python
+
+help:  ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet torch -c constraints.txt
+	$(PY) -m pip install --quiet -e '.[dev]' -c constraints.txt
+	touch $@
+
+demo: $(VENV)/.ready  ## fit real data, print the comparison, save a figure
+	$(PY) docs/examples/plot_00_quickstart.py
+
+test: $(VENV)/.ready  ## run the tests
+	$(PY) -m pytest
+
+test-all: $(VENV)/.ready  ## run all tests, the slow ones too, with coverage
+	$(PY) -m coverage run -m pytest -m ''
+	$(PY) -m coverage report
+
+lint: $(VENV)/.ready  ## check style and docstrings
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m numpydoc lint skgvae/*.py
+
+bench: $(VENV)/.ready  ## measure speed
+	$(PY) benchmarks/speed.py
+
+clean:  ## remove the environment and what was built
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .coverage
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: help demo test test-all lint bench clean

@@ -1,0 +1,7 @@
+"""Variational auto-encoders with a Gaussian decoder, behind scikit-learn's API."""
+
+from ._base import PosteriorCollapseWarning
+from ._vae import GaussianVAE
+
+__all__ = ["GaussianVAE", "PosteriorCollapseWarning"]
+__version__ = "0.1.0"

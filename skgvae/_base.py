@@ -1,0 +1,491 @@
+"""What the estimators share: units, training, state, the latent space."""
+
+import copy
+import warnings
+from abc import ABCMeta, abstractmethod
+from contextlib import contextmanager
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from skorch.helper import predefined_split
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import gen_batches
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_array,
+    check_is_fitted,
+    validate_data,
+)
+from torch import nn
+
+from ._random import draw_seeds
+from ._scaling import Standardizer, grid_noise
+from ._sklearn_callbacks import CallbackSupportMixin, SklearnCallbacks
+from ._start import factor_analysis
+from .batches import RowDataset
+from .likelihood import latent_draws
+from .net import GaussianVAENet
+from .nn import NOISE_MODELS, GaussianVAEModule
+
+ACTIVATIONS = {
+    "identity": nn.Identity,
+    "logistic": nn.Sigmoid,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+}
+INITS = ("factor_analysis", "random")
+DTYPES = [np.float64, np.float32]
+
+MAX_COMPONENTS = 32
+MIN_NOISE = 0.01
+LEARNING_RATE = 5e-3
+N_STEPS, MIN_EPOCHS = 1500, 10
+MIN_VALIDATION_ROWS = 3
+# Only these: decay would pull the linear paths, biases and noise away from the data.
+DECAYED = "*.hidden.*.weight"
+
+ROWS_PER_CHUNK = 1024
+N_DESCRIBED = 10_000
+ACTIVE_KL = 0.01  # nats a row from which a latent component counts as used
+_SEEDS = ("split", "weights", "train", "draws")
+
+
+class PosteriorCollapseWarning(UserWarning):
+    """The fitted model does not use its latent space."""
+
+
+class BaseGaussianVAE(
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
+    metaclass=ABCMeta,
+):
+    """Training and latent space of an encoder of v1 and a Gaussian decoder of v2."""
+
+    _parameter_constraints: dict = {
+        "n_components": [Interval(Integral, 1, None, closed="left"), None],
+        "kl_weight": [Interval(Real, 0, None, closed="left")],
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "noise": [StrOptions(set(NOISE_MODELS))],
+        "min_noise": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+        "init": [StrOptions(set(INITS))],
+        "n_train_draws": [Interval(Integral, 1, None, closed="left")],
+        "standardize": ["boolean"],
+        "max_epochs": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "lr": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "patience": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "n_draws": [Interval(Integral, 1, None, closed="left")],
+        "warm_start": ["boolean"],
+        "device": [str, torch.device],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+        "net_params": [dict, None],
+    }
+
+    @abstractmethod
+    def __init__(self):
+        pass
+
+    @property
+    def module_(self):
+        """The fitted :class:`~skgvae.nn.GaussianVAEModule`, in standardised units."""
+        return self.net_.module_
+
+    @property
+    def _n_features_out(self):
+        return self.n_components_
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "net_")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    # Training
+
+    def _fit(self, X, target=None, sample_weight=None):
+        """Train on validated rows; without a target the target is X itself."""
+        seeds = dict(zip(_SEEDS, draw_seeds(self.random_state, len(_SEEDS)), strict=True))
+        X, target, weight = _drop_unweighted(X, target, sample_weight)
+        continues = self.warm_start and self.__sklearn_is_fitted__()
+        if continues:
+            self._check_continues(X, target)
+        else:
+            self._set_up(X, target, weight, seeds)
+        rows = self._to_rows(X, target, weight)
+        train, valid = self._split(rows, seeds["split"])
+        self._resolve_training(len(train), valid)
+        module = self.module_ if continues else self._start(train, seeds["weights"])
+        self.net_ = self._make_net(module).initialize()
+        self._train(train, valid)
+        return self
+
+    def _partial_fit(self, X, target=None, sample_weight=None):
+        """Train one pass over validated rows, at a constant learning rate."""
+        X, target, weight = _drop_unweighted(X, target, sample_weight)
+        if self.__sklearn_is_fitted__():
+            self._check_continues(X, target)
+            rows = self._to_rows(X, target, weight)
+        else:
+            seeds = dict(zip(_SEEDS, draw_seeds(self.random_state, len(_SEEDS)), strict=True))
+            self._set_up(X, target, weight, seeds)
+            rows = self._to_rows(X, target, weight)
+            self._resolve_training(len(rows), None)
+            self.net_ = self._make_net(self._start(rows, seeds["weights"])).initialize()
+        self.net_.schedule = None
+        self._train(rows, None, epochs=1)
+        return self
+
+    def _set_up(self, X, target, weight, seeds):
+        """Learn the units and choose the sizes of the module."""
+        self._set_scaling(X, target, weight)
+        target = X if target is None else target
+        scale = self._target_scaler.scale
+        if self.min_noise == "auto":
+            self.min_noise_ = grid_noise(target, scale, MIN_NOISE)
+        else:
+            self.min_noise_ = np.full(target.shape[1], float(self.min_noise))
+        self.n_components_ = self._choose_n_components(X)
+        self._module_spec = {
+            "in_features": X.shape[1],
+            "latent_features": self.n_components_,
+            "out_features": target.shape[1],
+            "hidden_features": _hidden_features(self.hidden_layer_sizes),
+            "activation": self.activation,
+            "noise": self.noise,
+            "min_noise": self.min_noise_,
+            **_strip_prefix("module__", self.net_params),
+        }
+        self._train_seed, self._draws_seed = seeds["train"], seeds["draws"]
+        self._dtype = X.dtype.name
+        self.device_ = _resolve_device(self.device)
+
+    def _set_scaling(self, X, target, weight):
+        fit = Standardizer.fit if self.standardize else Standardizer.identity
+        self._scaler = fit(X, weight)
+        self._target_scaler = self._scaler if target is None else fit(target, weight)
+
+    def _choose_n_components(self, X):
+        if self.n_components is not None:
+            return int(self.n_components)
+        return min(X.shape[1], MAX_COMPONENTS, max(1, len(X) // 4))
+
+    def _check_continues(self, X, target):
+        widths = self._module_spec["in_features"], self._module_spec["out_features"]
+        given = X.shape[1], X.shape[1] if target is None else target.shape[1]
+        if widths != given:
+            raise ValueError(
+                f"The fitted model has {widths[0]} features and {widths[1]} targets, but got "
+                f"{given[0]} and {given[1]}. Use fit with warm_start=False for new data."
+            )
+
+    def _to_rows(self, X, target, weight):
+        v1 = torch.from_numpy(self._scaler.forward(X, np.float32))
+        v2 = None
+        if target is not None:
+            v2 = torch.from_numpy(self._target_scaler.forward(target, np.float32))
+        weight = None if weight is None else torch.from_numpy(weight.astype(np.float32))
+        return RowDataset(v1, v2, weight)
+
+    def _split(self, rows, seed):
+        """Return training rows and, for early stopping, validation rows."""
+        n_valid = int(np.ceil(self.validation_fraction * len(rows)))
+        if not self.early_stopping or self.max_epochs == 0 or n_valid < MIN_VALIDATION_ROWS:
+            return rows, None
+        order = torch.from_numpy(np.random.RandomState(seed).permutation(len(rows)))
+        return rows.subset(order[n_valid:]), rows.subset(order[:n_valid])
+
+    def _resolve_training(self, n_rows, valid):
+        """Choose what is "auto" from the number of rows."""
+        batch_size = self.batch_size
+        if batch_size == "auto":
+            batch_size = int(np.clip(n_rows // 16, 16, 512))
+        n_batches = -(-n_rows // batch_size)
+        max_epochs = self.max_epochs
+        if max_epochs == "auto":
+            max_epochs = max(MIN_EPOCHS, -(-N_STEPS // n_batches))
+        patience = self.patience
+        if patience == "auto":
+            patience = max(10, max_epochs // 2)
+        self._training = {
+            "batch_size": int(batch_size),
+            "max_epochs": int(max_epochs),
+            "patience": None if valid is None else int(patience),
+            "lr": LEARNING_RATE if self.lr == "auto" else float(self.lr),
+            "optimizer__weight_decay": 0.0,
+            "optimizer__param_groups": (
+                [(DECAYED, {"weight_decay": float(self.weight_decay)})] if self.weight_decay else []
+            ),
+            "criterion__kl_weight": float(self.kl_weight),
+            "criterion__n_draws": int(self.n_train_draws),
+            "n_valid_draws": 1 if valid is None else int(np.clip(4096 // len(valid), 1, 64)),
+        }
+
+    def _make_module(self, generator=None):
+        spec = dict(self._module_spec)
+        if isinstance(spec["activation"], str):
+            spec["activation"] = ACTIVATIONS[spec["activation"]]
+        spec["min_noise"] = torch.as_tensor(spec["min_noise"])
+        module_class = (self.net_params or {}).get("module", GaussianVAEModule)
+        return module_class(**spec, generator=generator)
+
+    def _start(self, rows, seed):
+        """Return a module with initial weights."""
+        module = self._make_module(torch.Generator().manual_seed(seed))
+        if self.init == "factor_analysis":
+            weight = None if rows.weight is None else rows.weight.numpy()
+            isotropic = self.noise == "isotropic"
+            model = factor_analysis(rows.v1.numpy(), self.n_components_, weight, isotropic)
+            module.start_at_factor_analysis(*map(torch.from_numpy, model))
+        return module
+
+    def _make_net(self, module):
+        params = {
+            **self._training,
+            "device": self.device_,
+            "seed": self._train_seed,
+            "verbose": int(self.verbose),
+        }
+        custom = dict(self.net_params or {})
+        if "optimizer" not in custom:
+            params["optimizer__fused"] = True
+        custom = {k: v for k, v in custom.items() if k.split("__")[0] != "module"}
+        return GaussianVAENet(module, **{**params, **custom})
+
+    def _train(self, train, valid, epochs=None):
+        net = self.net_
+        net.train_split = None if valid is None else predefined_split(valid)
+        callbacks = list(net.callbacks_)
+        if getattr(self, "_skl_callbacks", None):
+            net.callbacks_ = [*callbacks, ("sklearn", SklearnCallbacks(self, train.v1))]
+        net.partial_fit(train, epochs=epochs)
+        net.train_split, net.callbacks_ = None, callbacks  # a fitted model holds no data
+        self.history_ = [_scalars(record) for record in net.history if "train_loss" in record]
+        self.n_epochs_ = len(self.history_)
+        self.best_epoch_ = dict(callbacks)["best_epoch"].best_epoch_
+        self._describe(train)
+
+    @torch.no_grad()
+    def _describe(self, train):
+        """Record how the latent space and the noise are used, on (some of) the rows."""
+        rows = train.subset(slice(None, N_DESCRIBED)).to(self.device_)
+        module = self.module_.eval()
+        loc, log_scale = module.encoder.loc_and_log_scale(rows.v1)
+        generator = torch.Generator(self.device_).manual_seed(self._draws_seed)
+        eps = torch.randn(loc.shape, generator=generator, device=loc.device)
+        z = torch.addcmul(loc, log_scale.exp(), eps)
+        kl = module.prior.kl(loc, log_scale, z)
+        decoded, decoded_log_scale = module.decoder.loc_and_log_scale(z)
+        variance = torch.exp(2 * decoded_log_scale).expand_as(decoded)
+        weight = None if rows.weight is None else rows.weight.cpu().numpy()
+        self.kl_per_component_ = np.average(kl.cpu().double().numpy(), 0, weight)
+        self.n_active_components_ = int(np.sum(self.kl_per_component_ > ACTIVE_KL))
+        noise = np.average(variance.cpu().double().numpy(), 0, weight)
+        self.noise_variance_ = noise * self._target_scaler.scale**2
+        if self.n_active_components_ == 0:
+            warnings.warn(
+                "Posterior collapse: no latent component carries information (all of "
+                f"kl_per_component_ are below {ACTIVE_KL} nats), transform is constant. Lower "
+                f"kl_weight (now {self.kl_weight:g}); if the columns are independent of each "
+                "other, there is nothing to find.",
+                PosteriorCollapseWarning,
+                stacklevel=2,
+            )
+
+    # The latent space
+
+    def transform(self, X):
+        """Return the posterior means of the latent components.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components)
+            m(x) of q(z | x) = N(m(x), diag s²(x)).
+        """
+        return self.encode(X)
+
+    def encode(self, X, return_std=False):
+        """Return the posterior of the latent components.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        return_std : bool, default=False
+            Whether to return s(x) too.
+
+        Returns
+        -------
+        mean : ndarray of shape (n_samples, n_components)
+            m(x) of q(z | x) = N(m(x), diag s²(x)).
+        std : ndarray of shape (n_samples, n_components)
+            s(x), if ``return_std``.
+        """
+        check_is_fitted(self)
+        X = self._validate_rows(X)
+
+        def posterior(module, v1):
+            loc, log_scale = module.encoder.loc_and_log_scale(v1)
+            return loc, log_scale.exp()
+
+        mean, std = self._by_rows(posterior, self._scaler.forward(X))
+        return (mean, std) if return_std else mean
+
+    def decode(self, Z, return_std=False):
+        """Return mean and standard deviation of p(v2 | z) in the units of v2.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components)
+            Points of the latent space.
+        return_std : bool, default=False
+            Whether to return σ(z) too.
+
+        Returns
+        -------
+        mean : ndarray of shape (n_samples, n_outputs)
+            μ(z).
+        std : ndarray of shape (n_samples, n_outputs)
+            σ(z), if ``return_std``.
+        """
+        check_is_fitted(self)
+        Z = check_array(Z, dtype=DTYPES, input_name="Z")
+        if Z.shape[1] != self.n_components_:
+            raise ValueError(
+                f"Z has {Z.shape[1]} columns, but the latent space has {self.n_components_} "
+                "components."
+            )
+
+        def decoded(module, z):
+            loc, log_scale = module.decoder.loc_and_log_scale(z)
+            return loc, log_scale.exp().expand_as(loc)
+
+        mean, std = self._by_rows(decoded, Z)
+        mean = self._target_scaler.inverse(mean)
+        return (mean, self._target_scaler.inverse_scale(std)) if return_std else mean
+
+    # Inference
+
+    def _validate_rows(self, X, **kwargs):
+        return validate_data(self, X, dtype=DTYPES, **{"reset": False, **kwargs})
+
+    def _validate_training(self, X, sample_weight, reset):
+        X = self._validate_rows(X, reset=reset, ensure_min_samples=2)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+        return X, sample_weight
+
+    @contextmanager
+    def _all_or_nothing(self):
+        """Leave the estimator as it was when fitting fails."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    def _by_rows(self, function, *arrays):
+        """Call ``function(module, *tensors)`` on chunks of rows; return ndarrays.
+
+        The arithmetic has the dtype of the rows: float64 rows are answered in float64, by
+        the same weights.
+        """
+        module = self._inference_module(arrays[0].dtype)
+        parts = []
+        with torch.no_grad():
+            for rows in gen_batches(len(arrays[0]), ROWS_PER_CHUNK):
+                tensors = [torch.as_tensor(a[rows], device=self.device_) for a in arrays]
+                parts.append([out.cpu().numpy() for out in function(module, *tensors)])
+        return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+    def _inference_module(self, dtype):
+        if dtype == np.float64:
+            return copy.deepcopy(self.module_).double().eval()
+        return self.module_.eval()
+
+    def _draws(self):
+        return latent_draws(self.n_draws, self.n_components_, self._draws_seed)
+
+    # State: arrays and numbers only
+
+    def __getstate__(self):
+        state = dict(super().__getstate__())
+        net = state.pop("net_", None)
+        if net is not None:
+            weights = net.module_.state_dict().items()
+            state["_weights"] = {name: w.cpu().numpy() for name, w in weights}
+            state["device_"] = str(state["device_"])
+        return state
+
+    def __setstate__(self, state):
+        state = dict(state)
+        weights = state.pop("_weights", None)
+        super().__setstate__(state)
+        if weights is None:
+            return
+        self.device_ = _resolve_device(self.device, fall_back=True)
+        module = self._make_module()
+        module.load_state_dict({name: torch.from_numpy(w.copy()) for name, w in weights.items()})
+        self.net_ = self._make_net(module).initialize()
+
+
+def _resolve_device(device, fall_back=False):
+    has_cuda = torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if has_cuda else "cpu"
+    try:
+        needs_cuda = torch.device(device).type == "cuda"
+    except RuntimeError as error:
+        raise ValueError(f"device={device!r} is no torch device: {error}") from error
+    if needs_cuda and not has_cuda:
+        if fall_back:
+            return "cpu"
+        raise ValueError(f"device={device!r}, but torch finds no CUDA device. Use device='auto'.")
+    return str(device)
+
+
+def _hidden_features(sizes):
+    sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
+    if not all(isinstance(s, Integral) and s >= 1 for s in sizes):
+        raise ValueError(f"hidden_layer_sizes must hold integers from 1 on, got {sizes!r}.")
+    return tuple(int(s) for s in sizes)
+
+
+def _strip_prefix(prefix, params):
+    params = params or {}
+    return {k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)}
+
+
+def _drop_unweighted(X, target, sample_weight):
+    """Return rows with positive weight, and the weights with mean one."""
+    if sample_weight is None:
+        return X, target, None
+    kept = sample_weight > 0
+    if kept.sum() < 2:
+        raise ValueError(f"sample_weight is positive for {kept.sum()} rows; 2 are needed.")
+    target = None if target is None else target[kept]
+    weight = sample_weight[kept]
+    return X[kept], target, weight / weight.mean()
+
+
+def _scalars(record):
+    return {name: value for name, value in record.items() if name != "batches"}

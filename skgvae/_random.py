@@ -1,0 +1,15 @@
+"""Seeds: the one place that reads ``random_state``."""
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+
+def draw_seeds(random_state, n_seeds):
+    """Return seeds for what is random, leaving the global generators as they are.
+
+    ``None`` takes fresh entropy, not numpy's global generator: fitting must not move it.
+    """
+    if random_state is None:
+        return [int(s) for s in np.random.SeedSequence().generate_state(n_seeds)]
+    high = np.iinfo(np.int32).max
+    return check_random_state(random_state).randint(high, size=n_seeds).tolist()

@@ -1,0 +1,51 @@
+"""scikit-learn's own callbacks (``sklearn.callback``, from 1.9), told of every epoch."""
+
+from skorch.callbacks import Callback
+
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:  # scikit-learn < 1.9
+
+    class CallbackSupportMixin:
+        """Stands in where scikit-learn has no callbacks."""
+
+    def with_callbacks(method):
+        """Return the method as it is."""
+        return method
+
+
+__all__ = ["CallbackSupportMixin", "SklearnCallbacks", "with_callbacks"]
+
+
+class SklearnCallbacks(Callback):
+    """Pass skorch's events to the callbacks set on an estimator by ``set_callbacks``.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The estimator being fitted, its ``net_`` set.
+    X : array-like
+        Its training rows.
+    """
+
+    def __init__(self, estimator, X):
+        self.estimator = estimator
+        self.X = X
+
+    def on_train_begin(self, net, **kwargs):
+        self.context_ = self.estimator._init_callback_context(max_subtasks=net.max_epochs)
+        self._tell(self.context_.call_on_fit_task_begin)
+
+    def on_epoch_begin(self, net, **kwargs):
+        self.epoch_context_ = self.context_.subcontext(task_name="epoch")
+        self._tell(self.epoch_context_.call_on_fit_task_begin)
+
+    def on_epoch_end(self, net, **kwargs):
+        if self._tell(self.epoch_context_.call_on_fit_task_end):
+            net.stop_training_ = True
+
+    def on_train_end(self, net, **kwargs):
+        self._tell(self.context_.call_on_fit_task_end)
+
+    def _tell(self, hook):
+        return hook(estimator=self.estimator, X=self.X, reconstruction_attributes={})

@@ -1,0 +1,378 @@
+"""GaussianVAE: transformer, density and generator."""
+
+from numbers import Integral
+
+import numpy as np
+import torch
+from sklearn.base import _fit_context
+from sklearn.utils import check_scalar
+from sklearn.utils.validation import check_is_fitted
+
+from ._base import BaseGaussianVAE
+from ._random import draw_seeds
+from ._sklearn_callbacks import with_callbacks
+from .likelihood import decoded_moments, lower_bound, marginal_log_prob
+
+
+class GaussianVAE(BaseGaussianVAE):
+    r"""Variational auto-encoder whose decoder learns a mean and a variance.
+
+    .. math::
+
+        p(z) = N(0, I), \quad p(x | z) = N(\mu(z), \operatorname{diag} \sigma^2(z)), \quad
+        q(z | x) = N(m(x), \operatorname{diag} s^2(x))
+
+    All four functions are multi-layer perceptrons beside linear paths (Kingma & Welling
+    [1]_, appendix C.2). For each row, in nats, summed over features and components, the
+    loss is :math:`-E_q \log p(x | z) + w \, KL(q(z | x) \| p(z))` with w = ``kl_weight``.
+
+    Columns are standardised inside; whatever comes out is in the units of X. So
+    ``score`` is comparable with that of PCA, FactorAnalysis and GaussianMixture on the same
+    rows, and a grid search needs no scorer.
+
+    Parameters
+    ----------
+    n_components : int, default=None
+        Width of the latent space. None: as many as columns, at most 32 and at most a quarter
+        of the rows; components that are not needed stay unused (``n_active_components_``).
+    kl_weight : float, default=1.0
+        Weight of the KL term. One maximises a bound on the likelihood; more gives fewer,
+        smoother components, less gives better reconstructions.
+    hidden_layer_sizes : int or tuple of int, default=(64, 64)
+        Widths of the encoder's hidden layers; the decoder has them in reverse order.
+    activation : {"identity", "logistic", "relu", "silu", "gelu", "tanh"}, default="silu"
+        Activation of the hidden layers.
+    noise : {"heteroscedastic", "homoscedastic", "isotropic"}, default="heteroscedastic"
+        Decoder variance: a function of z for each feature; one number for each feature, as
+        in FactorAnalysis; one number, as in probabilistic PCA.
+    min_noise : float or "auto", default="auto"
+        Floor of the decoder's standard deviation, in standardised units. It bounds the
+        density [2]_: none exceeds :math:`-\sum_j \log(\sqrt{2 \pi} \, \sigma_{\min, j})`.
+        "auto" is 0.01, but h / √12 for a column of few distinct values (less than 5 % of
+        more than 50 rows) with spacing h, on which a density could else grow by spikes.
+    init : {"factor_analysis", "random"}, default="factor_analysis"
+        Start of training. With "factor_analysis" the model starts as scikit-learn's
+        FactorAnalysis of the training rows (as probabilistic PCA for isotropic noise), and
+        the validation bound never ends below it.
+    n_train_draws : int, default=4
+        Draws of z in the training bound. One is the evidence lower bound, more the
+        importance-weighted bound [3]_, which is nearer to the log-likelihood.
+    standardize : bool, default=True
+        Whether to standardise the columns; else noise is in the units of X.
+    max_epochs : int or "auto", default="auto"
+        Passes over the training rows. "auto" takes 1500 steps, and 10 passes at least. 0 keeps
+        the start.
+    batch_size : int or "auto", default="auto"
+        Rows in a step. "auto" is a sixteenth of the rows, between 16 and 512.
+    lr : float or "auto", default="auto"
+        Largest learning rate of AdamW; it rises over the first 5 % of the steps and falls as
+        half a cosine. "auto" is 0.005.
+    weight_decay : float, default=0.0
+        Weight decay of AdamW on the weights of the hidden layers.
+    early_stopping : bool, default=True
+        Whether to hold out rows, keep the epoch (the start included) with the best bound on
+        them, and stop when it does not improve. Fewer than three such rows are not held out.
+    validation_fraction : float, default=0.1
+        Share of rows held out for early stopping.
+    patience : int or "auto", default="auto"
+        Epochs without improvement after which training stops. "auto" is half of
+        ``max_epochs``, and 10 at least.
+    n_draws : int, default=256
+        Draws of z in ``score_samples``, ``elbo`` and ``reconstruct``: scrambled Sobol points
+        that are seeded in ``fit`` and shared by all rows, so that answers do not depend on
+        which rows are asked for together. A power of two is best.
+    warm_start : bool, default=False
+        Whether ``fit`` continues with the weights and the scaling of the last one.
+    device : str or torch.device, default="auto"
+        "auto" is CUDA where there is one, else the CPU.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the held-out rows, initial weights, order of rows and draws. None takes fresh
+        entropy. Global generators are neither read nor moved.
+    verbose : bool or int, default=0
+        Whether to show a progress bar.
+    net_params : dict, default=None
+        Parameters of the skorch net in skorch's spelling, applied last: ``{"callbacks":
+        [...], "optimizer": torch.optim.SGD, "module__linear": False, ...}``.
+
+    Attributes
+    ----------
+    n_components_ : int
+        Width of the latent space.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X has string names.
+    n_epochs_, best_epoch_ : int
+        Epochs trained, and the epoch whose weights are kept (0: the start).
+    history_ : list of dict
+        For each epoch: loss, reconstruction and KL, of training and validation rows, in
+        nats a row, in standardised units.
+    kl_per_component_ : ndarray of shape (n_components_,)
+        Average KL divergence of each component, in nats: the information that it carries.
+    n_active_components_ : int
+        Components with more than 0.01 nats.
+    noise_variance_ : ndarray of shape (n_features_in_,)
+        Average decoder variance of each feature, in squared units of X.
+    min_noise_ : ndarray of shape (n_features_in_,)
+        Floor of the decoder's standard deviation, in standardised units.
+    net_ : GaussianVAENet
+        The skorch net.
+    module_ : GaussianVAEModule
+        The torch module.
+    device_ : str
+        Where it was trained.
+
+    See Also
+    --------
+    sklearn.decomposition.FactorAnalysis : The linear special case with one variance a feature.
+    sklearn.decomposition.PCA : The linear special case with one variance.
+    sklearn.mixture.GaussianMixture : Density of clustered data.
+
+    References
+    ----------
+    .. [1] Kingma & Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.6114.
+    .. [2] Mattei & Frellsen, "Leveraging the Exact Likelihood of Deep Latent Variable
+       Models", 2018, arXiv:1802.04826.
+    .. [3] Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", 2015,
+       arXiv:1509.00519.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skgvae import GaussianVAE
+    >>> X, _ = load_iris(return_X_y=True)
+    >>> vae = GaussianVAE(n_components=2, random_state=0).fit(X)
+    >>> vae.transform(X).shape
+    (150, 2)
+    >>> vae.sample(3, random_state=0).shape
+    (3, 4)
+    """
+
+    def __init__(
+        self,
+        n_components=None,
+        *,
+        kl_weight=1.0,
+        hidden_layer_sizes=(64, 64),
+        activation="silu",
+        noise="heteroscedastic",
+        min_noise="auto",
+        init="factor_analysis",
+        n_train_draws=4,
+        standardize=True,
+        max_epochs="auto",
+        batch_size="auto",
+        lr="auto",
+        weight_decay=0.0,
+        early_stopping=True,
+        validation_fraction=0.1,
+        patience="auto",
+        n_draws=256,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+        net_params=None,
+    ):
+        self.n_components = n_components
+        self.kl_weight = kl_weight
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.noise = noise
+        self.min_noise = min_noise
+        self.init = init
+        self.n_train_draws = n_train_draws
+        self.standardize = standardize
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.n_draws = n_draws
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+        self.net_params = net_params
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, sample_weight=None):
+        """Train the model.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training rows, at least two.
+        y : Ignored
+            Not used, present for API consistency.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows; rows of weight zero are left out.
+
+        Returns
+        -------
+        self : GaussianVAE
+            The fitted estimator. When fitting fails, it stays as it was.
+        """
+        with self._all_or_nothing():
+            X, sample_weight = self._validate_training(X, sample_weight, reset=True)
+            return self._fit(X, sample_weight=sample_weight)
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, sample_weight=None):
+        """Train one pass over X, at a constant learning rate and without held-out rows.
+
+        The first call learns scaling and start from its rows; later calls keep the scaling.
+        After ``fit`` it goes on with the fitted model.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training rows, at least two.
+        y : Ignored
+            Not used, present for API consistency.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows; rows of weight zero are left out.
+
+        Returns
+        -------
+        self : GaussianVAE
+            The fitted estimator.
+        """
+        with self._all_or_nothing():
+            reset = not self.__sklearn_is_fitted__()
+            X, sample_weight = self._validate_training(X, sample_weight, reset=reset)
+            return self._partial_fit(X, sample_weight=sample_weight)
+
+    def inverse_transform(self, Z):
+        """Return the decoder's mean, in the units of X.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components)
+            Points of the latent space.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            μ(z).
+        """
+        return self.decode(Z)
+
+    def reconstruct(self, X, return_std=False):
+        """Return mean and standard deviation of p(x' | x) = E[p(x' | z)] over z ~ q(z | x).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        return_std : bool, default=False
+            Whether to return the standard deviation too.
+
+        Returns
+        -------
+        mean : ndarray of shape (n_samples, n_features)
+            Average of the decoder's means, in the units of X.
+        std : ndarray of shape (n_samples, n_features)
+            Decoder noise and spread of the decoder's means together, if ``return_std``.
+        """
+        check_is_fitted(self)
+        X = self._validate_rows(X)
+        draws = self._draws()
+
+        def moments(module, v1):
+            mean, noise, latent = decoded_moments(module, v1, draws)
+            return mean, torch.sqrt(noise + latent)
+
+        mean, std = self._by_rows(moments, self._scaler.forward(X))
+        mean = self._scaler.inverse(mean)
+        return (mean, self._scaler.inverse_scale(std)) if return_std else mean
+
+    def score_samples(self, X):
+        r"""Return an estimate of log p(x) for each row.
+
+        .. math:: \log \tfrac1K \sum_k p(x | z_k) \, p(z_k) / q(z_k | x), \quad z_k \sim q(z | x)
+
+        with K = ``n_draws``. Its expectation rises with K towards log p(x) and never passes it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Nats, for a density in the units of X.
+        """
+        return self._log_density(marginal_log_prob, X)
+
+    def score(self, X, y=None):
+        """Return the mean of :meth:`score_samples`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        y : Ignored
+            Not used, present for API consistency.
+
+        Returns
+        -------
+        float
+            Nats a row, comparable with ``score`` of PCA, FactorAnalysis and GaussianMixture.
+        """
+        return float(np.mean(self.score_samples(X)))
+
+    def elbo(self, X):
+        """Return the evidence lower bound of log p(x) for each row, with KL weight one.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Nats, for a density in the units of X. The gap to :meth:`score_samples` is the
+            divergence of q(z | x) from the exact posterior.
+        """
+        return self._log_density(lower_bound, X)
+
+    def sample(self, n_samples=1, random_state=None):
+        """Draw rows: z from the prior, then x from the decoder, its noise included.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of rows.
+        random_state : int, RandomState instance or None, default=None
+            Seed; None draws afresh at each call.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            Rows in the units of X.
+        """
+        check_is_fitted(self)
+        n_samples = check_scalar(n_samples, "n_samples", Integral, min_val=1)
+        (seed,) = draw_seeds(random_state, 1)
+        generator = torch.Generator(self.device_).manual_seed(seed)
+        dtype = np.dtype(self._dtype)
+        z = self._inference_module(dtype).prior.sample(n_samples, generator).cpu().numpy()
+        mean, std = self.decode(z, return_std=True)
+        noise = np.random.default_rng(seed).standard_normal(mean.shape, dtype)
+        return mean + std * noise
+
+    def _log_density(self, estimate, X):
+        check_is_fitted(self)
+        X = self._validate_rows(X)
+        draws = self._draws()
+        (log_prob,) = self._by_rows(
+            lambda module, v1: (estimate(module, v1, v1, draws),), self._scaler.forward(X)
+        )
+        return log_prob - self._scaler.log_abs_det

@@ -1,0 +1,121 @@
+"""How good is it, what lies behind a row? Estimates by fixed draws of the latent.
+
+All rows share one set of draws. Then an answer depends on its own row alone, not on how many
+rows are asked for or in which order, and a second call gives the same answer.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .objectives import elbo, importance_log_weights
+
+__all__ = ["decoded_moments", "latent_draws", "lower_bound", "marginal_log_prob"]
+
+# Numbers in the widest intermediate array: 16 MB of float64, near the size of a cache.
+MAX_ELEMENTS = 2**21
+
+
+def latent_draws(
+    n_draws: int, latent_features: int, seed: int, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """Return standard normal draws that fill the space evenly: scrambled Sobol points.
+
+    Parameters
+    ----------
+    n_draws : int
+        Number of points; a power of two keeps them balanced.
+    latent_features : int
+        Width of z.
+    seed : int
+        Seed of the scrambling (Owen, 1998).
+
+    Returns
+    -------
+    Tensor of shape (n_draws, latent_features)
+        Points u of the sequence, mapped by the inverse normal distribution function.
+    """
+    engine = torch.quasirandom.SobolEngine(latent_features, scramble=True, seed=seed)
+    uniform = engine.draw(n_draws, dtype=torch.float64)
+    inside = uniform.clamp(2**-32, 1 - 2**-32)  # a point at 0 would be mapped to -inf
+    return torch.special.ndtri(inside).to(dtype)
+
+
+@torch.no_grad()
+def marginal_log_prob(vae: nn.Module, v1: Tensor, v2: Tensor, draws: Tensor) -> Tensor:
+    r"""Return the importance-weighted estimate of log p(v2), for v2 = v1.
+
+    .. math:: \log \tfrac1K \sum_k p(v_2 | z_k) \, p(z_k) / q(z_k | v_1)
+
+    In expectation it rises with the number of draws towards log p(v2) and never passes it.
+
+    Parameters
+    ----------
+    vae : GaussianVAEModule
+        The model.
+    v1, v2 : Tensor of shape (n_samples, n_features)
+        Rows.
+    draws : Tensor of shape (K, latent_features)
+        From :func:`latent_draws`.
+
+    Returns
+    -------
+    Tensor of shape (n_samples,)
+        Nats.
+    """
+    total = torch.full((len(v1),), -math.inf, dtype=v1.dtype, device=v1.device)
+    for eps in _chunks(vae, v1, draws):
+        log_w = importance_log_weights(vae, v1, v2, eps)
+        total = torch.logaddexp(total, torch.logsumexp(log_w, 0))
+    return total - math.log(len(draws))
+
+
+@torch.no_grad()
+def lower_bound(vae: nn.Module, v1: Tensor, v2: Tensor, draws: Tensor) -> Tensor:
+    """Return the evidence lower bound of each row; parameters as above."""
+    total = torch.zeros(len(v1), dtype=v1.dtype, device=v1.device)
+    for eps in _chunks(vae, v1, draws):
+        total += len(eps) * elbo(vae, v1, v2, eps).value
+    return total / len(draws)
+
+
+@torch.no_grad()
+def decoded_moments(vae: nn.Module, v1: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the moments of p(v2 | v1) = E[p(v2 | z)] over z ~ q(z | v1).
+
+    Parameters
+    ----------
+    vae, v1, draws
+        As above.
+
+    Returns
+    -------
+    mean, noise_variance, latent_variance : Tensor of shape (n_samples, out_features)
+        The mean of the decoder's means, the mean of its variances, and the variance of its
+        means. The variance of v2 is the sum of the last two.
+    """
+    loc, log_scale = vae.encoder.loc_and_log_scale(v1)
+    mean = noise = square = 0.0
+    # Moments about the mean of a first chunk, else the square of a large mean would cancel.
+    centre = vae.decoder.loc_and_log_scale(loc)[0]
+    for eps in _chunks(vae, v1, draws):
+        z = torch.addcmul(loc, log_scale.exp(), eps)
+        decoded, decoded_log_scale = vae.decoder.loc_and_log_scale(z)
+        deviation = decoded - centre
+        mean = mean + deviation.sum(0)
+        square = square + deviation.square().sum(0)
+        noise = noise + torch.exp(2 * decoded_log_scale).expand_as(decoded).sum(0)
+    n = len(draws)
+    mean = mean / n
+    return centre + mean, noise / n, (square / n - mean.square()).clamp(min=0)
+
+
+def _chunks(vae, v1, draws):
+    # Draws with an axis for the rows, as many at once as the memory bound allows.
+    width = max(p.shape[-1] for p in vae.decoder.parameters())
+    width = max(width, vae.decoder.out_features)
+    size = max(1, MAX_ELEMENTS // (len(v1) * width))
+    return draws.to(v1)[:, None, :].split(size)

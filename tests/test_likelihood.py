@@ -1,0 +1,118 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import kstest
+from sklearn.decomposition import PCA
+
+from skgvae import likelihood
+from skgvae.likelihood import decoded_moments, latent_draws, lower_bound, marginal_log_prob
+from skgvae.nn import GaussianVAEModule
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+@pytest.fixture
+def pca(cancer):
+    """A module that equals probabilistic PCA, its rows and their log-likelihood."""
+    X = cancer[:60, :5] / cancer[:, :5].std(0)
+    model = PCA(2, svd_solver="full").fit(X)
+    scale = torch.tensor((model.explained_variance_ - model.noise_variance_) ** 0.5)
+    vae = GaussianVAEModule(5, 2, noise="isotropic", min_noise=1e-4).double()
+    vae.start_at_factor_analysis(
+        torch.tensor(model.components_.T) * scale,
+        torch.full((5,), model.noise_variance_),
+        torch.tensor(model.mean_),
+    )
+    return vae, torch.tensor(X), torch.tensor(model.score_samples(X))
+
+
+@pytest.mark.parametrize("latent_features", [1, 3, 40])
+def test_latent_draws_are_standard_normal(latent_features):
+    draws = latent_draws(1024, latent_features, seed=0)
+    assert draws.shape == (1024, latent_features)
+    assert torch.isfinite(draws).all()
+    assert kstest(draws[:, 0].numpy(), "norm").pvalue > 0.5
+    # Far below 1 / sqrt(1024) = 0.03, the error of independent draws.
+    assert draws.mean(0).abs().max() < 0.003
+    assert torch.equal(draws, latent_draws(1024, latent_features, seed=0))
+    assert not torch.equal(draws, latent_draws(1024, latent_features, seed=1))
+
+
+@pytest.mark.parametrize("n_draws", [1, 16])
+def test_exact_posterior_gives_the_exact_likelihood(pca, n_draws):
+    vae, x, expected = pca
+    log_prob = marginal_log_prob(vae, x, x, latent_draws(n_draws, 2, 0))
+    torch.testing.assert_close(log_prob, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_bound_rises_with_the_draws_to_the_likelihood_under_a_wrong_encoder(pca):
+    vae, x, expected = pca
+    with torch.no_grad():
+        vae.encoder.linear.weight.mul_(0.95)
+        vae.encoder.log_scale.bias.add_(0.3)
+    means, errors = [], []
+    for n_draws, n_seeds in ((1, 400), (8, 400), (64, 400), (4096, 20)):
+        by_seed = torch.stack(
+            [
+                marginal_log_prob(vae, x, x, latent_draws(n_draws, 2, seed)).mean()
+                for seed in range(n_seeds)
+            ]
+        )
+        means.append(by_seed.mean().item())
+        errors.append(by_seed.std().item() / n_seeds**0.5)
+    truth = expected.mean().item()
+    assert means[0] < means[1] < means[2]
+    assert means[2] < truth + 3 * errors[2]
+    assert abs(means[3] - truth) < 3 * errors[3] + 1e-4
+    assert means[0] < truth - 0.05
+    elbo = lower_bound(vae, x, x, latent_draws(4096, 2, 0)).mean().item()
+    assert elbo < means[3]
+
+
+def test_chunks_change_nothing(pca, monkeypatch):
+    vae, x, _ = pca
+    draws = latent_draws(100, 2, 0)
+    whole = [marginal_log_prob(vae, x, x, draws), lower_bound(vae, x, x, draws)]
+    whole += decoded_moments(vae, x, draws)
+    monkeypatch.setattr(likelihood, "MAX_ELEMENTS", 60 * 64 * 7)  # 7 draws at once
+    chunks = [marginal_log_prob(vae, x, x, draws), lower_bound(vae, x, x, draws)]
+    chunks += decoded_moments(vae, x, draws)
+    for a, b in zip(whole, chunks, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_a_one_dimensional_density_integrates_to_one():
+    generator = torch.Generator().manual_seed(1)
+    vae = GaussianVAEModule(1, 1, hidden_features=(8,), generator=generator).double()
+    with torch.no_grad():  # far from linear, with an encoder that is only roughly right
+        vae.decoder.hidden[0].weight.mul_(3)
+        vae.decoder.log_scale.bias.sub_(1)
+    grid = torch.linspace(-15, 15, 3001)[:, None]
+    density = marginal_log_prob(vae, grid, grid, latent_draws(2048, 1, 0)).exp()
+    assert math.isclose((density.sum() * (grid[1] - grid[0])).item(), 1.0, abs_tol=2e-3)
+
+
+@pytest.mark.parametrize("noise", ["heteroscedastic", "isotropic"])
+def test_moments_against_brute_force(noise):
+    generator = torch.Generator().manual_seed(1)
+    vae = GaussianVAEModule(3, 2, 4, noise=noise, generator=generator).double()
+    x = torch.randn(5, 3)
+    q, _, p = vae(x, n_draws=200_000, generator=generator)
+    v2, variance = p.sample(), p.variance.detach()
+    mean, noise_variance, latent_variance = decoded_moments(vae, x, latent_draws(4096, 2, 0))
+    np.testing.assert_allclose(mean, v2.mean(0), atol=0.02)
+    np.testing.assert_allclose(noise_variance, variance.mean(0), rtol=0.01)
+    np.testing.assert_allclose(noise_variance + latent_variance, v2.var(0), rtol=0.02)
+    assert (latent_variance > 0).all()
+    assert q.batch_shape == (5,)
+
+
+def test_latent_variance_does_not_cancel_far_from_zero():
+    vae = GaussianVAEModule(2, 1, 2).double()
+    weight = torch.tensor([[1e-3], [2e-3]])
+    vae.decoder.set_linear_(weight, torch.tensor([1e6, -1e6]), torch.zeros(2))
+    vae.encoder.set_linear_(torch.zeros(1, 2), torch.zeros(1), torch.zeros(1))
+    _, _, variance = decoded_moments(vae, torch.zeros(1, 2), latent_draws(4096, 1, 0))
+    torch.testing.assert_close(variance[0], weight[:, 0] ** 2, rtol=0.01, atol=0)

@@ -1,0 +1,219 @@
+import math
+
+import pytest
+import torch
+from skorch.callbacks import Callback, Checkpoint, EpochScoring, LRScheduler
+from skorch.helper import predefined_split
+
+from skgvae.batches import RowDataset, TensorBatches
+from skgvae.net import GaussianVAENet, one_cycle
+from skgvae.nn import GaussianVAEModule
+
+
+def line(n, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    t = torch.randn(n, 1, generator=generator)
+    return torch.cat([t, -t], 1) + 0.1 * torch.randn(n, 2, generator=generator)
+
+
+def make_net(valid=True, **params):
+    module = GaussianVAEModule(2, 1, generator=torch.Generator().manual_seed(0))
+    split = predefined_split(RowDataset(line(100, seed=1))) if valid else None
+    params = {"max_epochs": 5, "batch_size": 50, "train_split": split, **params}
+    return GaussianVAENet(module, **params)
+
+
+def test_loss_falls_to_the_entropy_of_a_line():
+    net = make_net(max_epochs=60).fit(RowDataset(line(1000)))
+    covariance = torch.tensor([[1.01, -1.0], [-1.0, 1.01]])
+    entropy = 0.5 * torch.logdet(2 * math.pi * math.e * covariance).item()
+    assert net.history[0]["train_loss"] > entropy + 0.5
+    assert min(net.history[:, "valid_loss"]) == pytest.approx(entropy, abs=0.15)
+
+
+def test_history_is_short_and_adds_up():
+    net = make_net(criterion__kl_weight=0.3).fit(RowDataset(line(200)))
+    assert [record["epoch"] for record in net.history] == [1, 2, 3, 4, 5]
+    for record in net.history:
+        assert not any(record["batches"])
+        for part in ("train", "valid"):
+            expected = record[f"{part}_reconstruction"] + 0.3 * record[f"{part}_kl"]
+            assert record[f"{part}_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_validation_uses_the_same_draws_each_time():
+    net = make_net(n_valid_draws=3).fit(RowDataset(line(200)))
+    rows = RowDataset(line(80, seed=2))
+    assert net.evaluate(rows) == net.evaluate(rows)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_batches_hold_every_row_once(weighted):
+    v1 = torch.arange(23.0)[:, None]
+    weight = torch.linspace(0.5, 1.5, 23) if weighted else None
+    generator = torch.Generator().manual_seed(0)
+    batches = TensorBatches(RowDataset(v1, 2 * v1, weight), 5, shuffle=True, generator=generator)
+    orders = []
+    for _ in range(2):
+        parts = list(batches)
+        assert len(parts) == len(batches) == 5
+        assert {len(y) for _, y in parts} <= {4, 5}
+        x = torch.cat([x for (x, _), _ in parts])
+        assert torch.equal(torch.cat([y for _, y in parts]), 2 * x)
+        if weighted:
+            assert torch.equal(torch.cat([w for (_, w), _ in parts]), weight[x[:, 0].long()])
+        orders.append(x[:, 0].tolist())
+        assert sorted(orders[-1]) == v1[:, 0].tolist()
+    assert orders[0] != orders[1]
+
+
+def test_rows_without_a_target_are_not_copied():
+    rows = RowDataset(line(10))
+    (v1, weight), v2 = rows[torch.arange(4)]
+    assert v1 is v2
+    assert weight is None
+    moved = rows.to("cpu")
+    assert moved.v1 is moved.v2
+
+
+def test_one_cycle_rises_and_falls():
+    steps = [one_cycle(i / 1000) for i in range(1001)]
+    assert steps[0] == 0
+    assert max(steps) == pytest.approx(1)
+    assert steps[-1] == pytest.approx(0)
+    top = steps.index(max(steps))
+    assert steps[: top + 1] == sorted(steps[: top + 1])
+    assert steps[top:] == sorted(steps[top:], reverse=True)
+
+
+def test_the_schedule_is_followed_and_steps_aside_for_skorchs():
+    class Rates(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            self.rates_ = [*getattr(self, "rates_", []), net.optimizer_.param_groups[0]["lr"]]
+
+    rates = Rates()
+    make_net(lr=0.1, callbacks=[rates]).fit(RowDataset(line(200)))
+    assert rates.rates_[0] > rates.rates_[-1] > 0
+    rates = Rates()
+    make_net(lr=0.1, schedule=None, callbacks=[rates]).fit(RowDataset(line(200)))
+    assert rates.rates_ == [0.1] * 5
+    rates = Rates()
+    step = LRScheduler("StepLR", step_size=1, gamma=0.5)
+    make_net(lr=0.1, callbacks=[rates, step]).fit(RowDataset(line(200)))
+    assert rates.rates_ == pytest.approx([0.1 * 0.5**i for i in range(5)])
+
+
+def test_best_epoch_is_restored():
+    net = make_net(max_epochs=30, lr=0.05, schedule=None).fit(RowDataset(line(100)))
+    losses = net.history[:, "valid_loss"]
+    best = dict(net.callbacks_)["best_epoch"].best_epoch_
+    assert best == losses.index(min(losses)) + 1
+    loss = net.evaluate(RowDataset(line(100, seed=1)))["loss"]
+    assert loss == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_the_start_takes_part_in_early_stopping():
+    net = make_net(max_epochs=30, lr=5.0, patience=3)
+    rows = RowDataset(line(100, seed=1))
+    net.initialize()
+    start = net.evaluate(rows)["loss"]
+    before = {n: p.clone() for n, p in net.module_.state_dict().items()}
+    net.partial_fit(RowDataset(line(100)))
+    assert min(net.history[:, "valid_loss"]) > start  # else the test shows nothing
+    assert len(net.history) == 3
+    for name, p in net.module_.state_dict().items():
+        assert torch.equal(p, before[name])
+
+
+@pytest.mark.parametrize("valid", [True, False])
+def test_training_stops_at_a_loss_that_is_not_finite(valid):
+    class Poison(Callback):
+        def on_epoch_begin(self, net, **kwargs):
+            if len(net.history) == 3:
+                with torch.no_grad():
+                    net.module_.decoder.loc.weight.fill_(math.nan)
+
+    net = make_net(valid, max_epochs=10, callbacks=[Poison()])
+    with pytest.warns(RuntimeWarning, match="not finite in epoch 3.*smaller lr") as record:
+        net.fit(RowDataset(line(100)))
+    assert len(record) == 1
+    assert len(net.history) == 3
+    assert math.isfinite(net.evaluate(RowDataset(line(50)))["loss"])
+
+
+@pytest.mark.parametrize("valid", [True, False])
+def test_an_interrupt_leaves_the_best_epoch(valid):
+    class Interrupt(Callback):
+        def on_batch_begin(self, net, training=False, **kwargs):
+            if training and len(net.history) == 4:
+                raise KeyboardInterrupt
+
+    net = make_net(valid, max_epochs=10, callbacks=[Interrupt()])
+    with pytest.warns(RuntimeWarning, match="interrupted in epoch 4"):
+        net.fit(RowDataset(line(100)))
+    assert dict(net.callbacks_)["best_epoch"].best_epoch_ <= 3
+    assert math.isfinite(net.evaluate(RowDataset(line(50)))["loss"])
+
+
+def test_skorch_callbacks_work(tmp_path):
+    checkpoint = Checkpoint(dirname=tmp_path, monitor="valid_loss_best")
+    scoring = EpochScoring("r2", lower_is_better=False, name="valid_r2")
+    loss_again = EpochScoring(
+        lambda net, X, y: net.evaluate(X)["loss"], name="again", use_caching=False
+    )
+    net = make_net(max_epochs=8, callbacks=[checkpoint, scoring, loss_again])
+    net.fit(RowDataset(line(200)))
+    assert (tmp_path / "params.pt").exists()
+    assert net.history[-1, "valid_r2"] > net.history[0, "valid_r2"]
+    assert net.history[:, "again"] == pytest.approx(net.history[:, "valid_loss"])
+    other = make_net().initialize()
+    other.load_params(checkpoint=checkpoint)
+    rows = RowDataset(line(50))
+    assert other.evaluate(rows) == net.evaluate(rows)
+
+
+def test_gradient_hooks_see_the_gradients():
+    class Norms(Callback):
+        def on_grad_computed(self, net, named_parameters, **kwargs):
+            self.norms_ = {n: p.grad.norm().item() for n, p in named_parameters}
+
+    norms = Norms()
+    net = make_net(callbacks=[norms]).fit(RowDataset(line(100)))
+    assert set(norms.norms_) == {n for n, _ in net.module_.named_parameters()}
+    assert any(norm > 0 for norm in norms.norms_.values())
+
+
+def test_optimizer_and_criterion_parameters_reach_their_place():
+    net = make_net(
+        criterion__n_draws=3,
+        optimizer=torch.optim.SGD,
+        optimizer__momentum=0.5,
+        optimizer__param_groups=[("decoder.*", {"lr": 0.001})],
+    ).fit(RowDataset(line(100)))
+    assert net.criterion_.n_draws == 3
+    assert {g["momentum"] for g in net.optimizer_.param_groups} == {0.5}
+    assert len(net.optimizer_.param_groups) == 2
+
+
+@pytest.mark.parametrize("noise", ["homoscedastic", "isotropic"])
+def test_shared_noise_reaches_its_optimum(noise):
+    rows = RowDataset(torch.randn(2000, 3) * torch.tensor([0.3, 1.0, 2.0]))
+    net = GaussianVAENet(
+        GaussianVAEModule(3, 1, noise=noise, linear=False, hidden_features=()), max_epochs=30
+    )
+    with torch.no_grad():  # a decoder that ignores z: the noise is all of the variance
+        for parameter in net.module.decoder.loc.parameters():
+            parameter.zero_().requires_grad_(False)
+    net.fit(rows)
+    variance = torch.exp(2 * net.module_.decoder.shared_log_scale)
+    expected = rows.v1.square().mean(0)
+    expected = expected.mean() if noise == "isotropic" else expected
+    torch.testing.assert_close(variance, expected.expand_as(variance), rtol=0.03, atol=0)
+
+
+def test_progress_bar_is_one_bar(capfd):
+    make_net(verbose=1, max_epochs=3).fit(RowDataset(line(100)))
+    err = capfd.readouterr().err
+    assert "3/3" in err
+    assert "valid_loss" in err
+    assert err.count("\n") == 1

@@ -1,0 +1,697 @@
+import copy
+import io
+import pickle
+import subprocess
+import sys
+from itertools import product
+
+import joblib
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from conftest import standardise
+from scipy import sparse
+from scipy.stats import multivariate_normal
+from skorch.callbacks import EpochScoring
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA, FactorAnalysis
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from skgvae import GaussianVAE, PosteriorCollapseWarning
+from skgvae.nn import NOISE_MODELS, GaussianVAEModule
+
+FAST = {"max_epochs": 5, "hidden_layer_sizes": (8,), "n_draws": 32, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def fitted(iris):
+    return GaussianVAE(2, **FAST).fit(iris)
+
+
+def log_scale(X):
+    return np.log(X.std(0)).sum()
+
+
+# Oracles
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("n_components", [1, 5])
+def test_start_scores_like_factor_analysis(n_components, dtype, cancer):
+    X = cancer[:, :12]
+    vae = GaussianVAE(n_components, noise="homoscedastic", min_noise=1e-3, max_epochs=0)
+    model = FactorAnalysis(n_components, svd_method="lapack").fit(standardise(X))
+    expected = model.score_samples(standardise(X)) - log_scale(X)
+    scores = vae.fit(X.astype(dtype)).score_samples(X.astype(dtype))
+    assert scores.dtype == dtype
+    np.testing.assert_allclose(scores, expected, atol=1e-3)
+    np.testing.assert_allclose(vae.elbo(X), expected, atol=0.05)  # by 256 draws
+
+
+@pytest.mark.parametrize("n_components", [1, 5, 12])
+def test_start_scores_like_pca(n_components, cancer):
+    X = cancer[:, :12]
+    vae = GaussianVAE(n_components, noise="isotropic", min_noise=1e-3, max_epochs=0).fit(X)
+    n_components = min(n_components, 11)  # 12 of 12 components leave no noise
+    model = PCA(n_components, svd_solver="full").fit(standardise(X))
+    expected = model.score_samples(standardise(X)) - log_scale(X)
+    np.testing.assert_allclose(vae.score_samples(X), expected, atol=1e-3)
+
+
+def test_start_is_the_same_for_heteroscedastic_noise(cancer):
+    X = cancer[:, :12]
+    a, b = (
+        GaussianVAE(4, noise=noise, min_noise=1e-3, max_epochs=0, random_state=0).fit(X)
+        for noise in ("homoscedastic", "heteroscedastic")
+    )
+    np.testing.assert_allclose(a.score_samples(X), b.score_samples(X), atol=1e-3)
+
+
+@pytest.mark.parametrize("noise", ["homoscedastic", "heteroscedastic"])
+def test_known_factor_model_is_recovered(noise, factor_data, seed):
+    loadings, noise_variance, X, X_test = factor_data
+    truth = multivariate_normal(np.full(6, 5.0), loadings @ loadings.T + np.diag(noise_variance))
+    vae = GaussianVAE(2, noise=noise, random_state=seed).fit(X)
+    assert vae.score(X_test) == pytest.approx(truth.logpdf(X_test).mean(), abs=0.1)
+    np.testing.assert_allclose(vae.noise_variance_, noise_variance, rtol=0.25)
+    assert vae.n_active_components_ == 2
+    # The posterior covariance of z is known too: (I + W' Psi^-1 W)^-1, up to rotation.
+    _, std = vae.encode(X_test, return_std=True)
+    precision = np.linalg.eigvalsh(np.eye(2) + loadings.T / noise_variance @ loadings)
+    np.testing.assert_allclose(np.sort((1 / std**2).mean(0)), precision, rtol=0.25)
+
+
+def test_noise_that_depends_on_the_latent_is_found(seed):
+    rng = np.random.default_rng(seed)
+    t = rng.uniform(-2, 2, 4000)
+    std = np.where(t > 0, 0.5, 0.05)
+    columns = [t + 0.02 * rng.standard_normal(4000), std * rng.standard_normal(4000)]
+    X = np.column_stack(columns)
+    vae = GaussianVAE(1, random_state=seed).fit(X)
+    _, found = vae.reconstruct(np.array([[-1.0, 0.0], [1.0, 0.0]]), return_std=True)
+    np.testing.assert_allclose(found[:, 1], [0.05, 0.5], rtol=0.25)
+    same = GaussianVAE(1, noise="homoscedastic", random_state=seed).fit(X)
+    assert vae.score(X) > same.score(X) + 0.3
+
+
+def test_validation_bound_never_below_the_start(cancer):
+    vae = GaussianVAE(random_state=0, lr=1.0, max_epochs=3).fit(cancer)
+    assert vae.best_epoch_ == 0
+    rows = slice(0, 300)
+    assert vae.score(cancer[rows]) > FactorAnalysis(5).fit(cancer).score(cancer[rows])
+
+
+@pytest.mark.parametrize("noise", NOISE_MODELS)
+def test_no_density_above_the_bound_of_the_floor(noise):
+    X = np.repeat(np.random.default_rng(0).standard_normal((5, 4)), 20, axis=0)  # five points: without a floor, infinite density
+    vae = GaussianVAE(2, noise=noise, min_noise=0.05, random_state=0).fit(X)
+    bound = -4 * np.log(np.sqrt(2 * np.pi) * 0.05) - log_scale(X)
+    scores = vae.score_samples(X)
+    assert scores.max() <= bound + 1e-4
+    assert scores.max() > bound - 8  # the bound is near: the test could fail
+
+
+# Units
+
+
+@pytest.mark.parametrize("factor", [4.0, 2.0**-20])
+def test_scores_shift_exactly_with_a_power_of_two(factor, iris):
+    a = GaussianVAE(2, **FAST).fit(iris)
+    b = GaussianVAE(2, **FAST).fit(iris * factor)
+    shift = 4 * np.log(factor)
+    np.testing.assert_allclose(b.score_samples(iris * factor), a.score_samples(iris) - shift, rtol=1e-12)
+    np.testing.assert_array_equal(b.transform(iris * factor), a.transform(iris))
+
+
+def test_scores_shift_with_any_affine_change(iris):
+    X = -3.7 * iris + 11
+    a = GaussianVAE(2, max_epochs=0, min_noise=0.1).fit(iris)
+    b = GaussianVAE(2, max_epochs=0, min_noise=0.1).fit(X)
+    np.testing.assert_allclose(
+        b.score_samples(X), a.score_samples(iris) - 4 * np.log(3.7), atol=2e-3
+    )
+
+
+def test_outputs_are_in_the_units_of_the_input(iris):
+    scale, offset = np.array([1e-9, 1.0, 1e9, 1e3]), np.array([0, -5, 1e9, 0])
+    X = iris * scale + offset
+    vae = GaussianVAE(4, random_state=0).fit(X)
+    mean, std = vae.reconstruct(X, return_std=True)
+    z_scores = (X - mean) / std
+    assert np.abs(z_scores.mean(0)).max() < 0.3
+    assert np.all((z_scores.std(0) > 0.4) & (z_scores.std(0) < 1.6))
+    draws = vae.sample(4000, random_state=0)
+    np.testing.assert_allclose(draws.mean(0), X.mean(0), atol=0.15 * X.std(0).max(), rtol=0.1)
+    np.testing.assert_allclose(draws.std(0), X.std(0), rtol=0.25)
+    assert np.all(vae.noise_variance_ < X.var(0))
+    np.testing.assert_allclose(vae.decode(vae.transform(X)), mean, atol=X.std(0) * 0.5)
+
+
+def test_without_standardisation_noise_is_in_the_units_of_the_input(iris):
+    vae = GaussianVAE(2, standardize=False, min_noise=0.3, **FAST).fit(iris)
+    _, std = vae.decode(vae.transform(iris), return_std=True)
+    assert std.min() >= 0.3 - 1e-6
+    assert np.isfinite(vae.score(iris))
+
+
+def test_reconstruction_agrees_with_draws_from_the_posterior(fitted, iris):
+    mean, std = fitted.encode(iris[:3], return_std=True)
+    rng = np.random.default_rng(0)
+    Z = mean[:, None] + std[:, None] * rng.standard_normal((3, 20_000, 2))
+    decoded, noise = fitted.decode(Z.reshape(-1, 2), return_std=True)
+    decoded, noise = decoded.reshape(3, -1, 4), noise.reshape(3, -1, 4)
+    expected = np.sqrt((noise**2).mean(1) + decoded.var(1))
+    reconstruction, total = fitted.reconstruct(iris[:3], return_std=True)
+    np.testing.assert_allclose(reconstruction, decoded.mean(1), atol=0.02)
+    np.testing.assert_allclose(total, expected, rtol=0.02)
+
+
+def test_grid_noise_stops_spikes():
+    digits = load_digits().data[:, 10:14]
+    vae = GaussianVAE(2, **FAST).fit(digits)
+    np.testing.assert_allclose(vae.min_noise_, 1 / np.sqrt(12) / digits.std(0))
+    assert vae.score(digits) < 0  # counts 0..16: no honest density exceeds that of the grid
+    continuous = digits + np.random.default_rng(0).uniform(size=digits.shape)
+    np.testing.assert_array_equal(GaussianVAE(2, **FAST).fit(continuous).min_noise_, 0.01)
+
+
+# Difficult data
+
+
+@pytest.mark.filterwarnings("ignore::skgvae.PosteriorCollapseWarning")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rng: rng.standard_normal((200, 3)) * [1e-9, 1, 1e9],
+        lambda rng: np.column_stack([rng.standard_normal((200, 2)), np.full(200, 7.0)]),
+        lambda rng: np.full((40, 3), 2.5),
+        lambda rng: rng.standard_normal((30, 4)),
+        lambda rng: rng.standard_normal((5, 4)),
+        lambda rng: rng.standard_normal((2, 4)),
+        lambda rng: rng.standard_normal((100, 1)),
+        lambda rng: np.repeat(rng.standard_normal((10, 3)), 20, axis=0),
+        lambda rng: np.repeat(rng.standard_normal((100, 1)), 4, axis=1),
+        lambda rng: rng.standard_normal((20, 60)),
+        lambda rng: rng.standard_cauchy((300, 3)),
+        lambda rng: np.concatenate([rng.standard_normal((300, 3)), [[1e12, 0, 0]]]),
+        lambda rng: 1e9 + rng.standard_normal((200, 3)),
+        lambda rng: rng.integers(0, 2, (200, 5)).astype(float),
+    ],
+    ids=[
+        "scales",
+        "constant column",
+        "constant",
+        "30 rows",
+        "5 rows",
+        "2 rows",
+        "one column",
+        "duplicated rows",
+        "duplicated columns",
+        "wide",
+        "heavy tails",
+        "outlier",
+        "offset",
+        "binary",
+    ],
+)
+def test_difficult_data_give_finite_answers(make):
+    X = make(np.random.default_rng(0))
+    vae = GaussianVAE(random_state=0, max_epochs=30).fit(X)
+    for answer in (
+        vae.score_samples(X),
+        vae.elbo(X),
+        *vae.encode(X, return_std=True),
+        *vae.reconstruct(X, return_std=True),
+        vae.sample(10, random_state=0),
+        vae.noise_variance_,
+    ):
+        assert np.isfinite(answer).all()
+    assert np.all(vae.noise_variance_ > 0)
+
+
+def test_a_constant_column_does_not_dominate(iris):
+    X = np.column_stack([iris, np.full(len(iris), 3.0)])
+    a, b = GaussianVAE(2, random_state=0).fit(iris), GaussianVAE(2, random_state=0).fit(X)
+    gain = b.score(X) - a.score(iris)
+    assert gain < -np.log(np.sqrt(2 * np.pi) * 0.01) + 0.5  # what a perfect column is worth
+    np.testing.assert_allclose(b.reconstruct(X)[:, 4], 3.0, atol=0.1)
+
+
+def test_collapse_is_said_once():
+    X = np.random.default_rng(0).standard_normal((500, 3))
+    with pytest.warns(PosteriorCollapseWarning, match="Lower kl_weight") as record:
+        vae = GaussianVAE(2, kl_weight=50, random_state=0, max_epochs=30).fit(X)
+    assert len(record) == 1
+    assert vae.n_active_components_ == 0
+    assert vae.kl_per_component_.shape == (2,)
+
+
+# Randomness
+
+
+def test_same_seed_same_fit_and_global_generators_untouched(iris):
+    numpy_before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()
+    a, b = (GaussianVAE(2, **FAST).fit(iris) for _ in "ab")
+    np.testing.assert_array_equal(a.transform(iris), b.transform(iris))
+    np.testing.assert_array_equal(a.score_samples(iris), b.score_samples(iris))
+    assert a.history_ == b.history_
+    GaussianVAE(2, **{**FAST, "random_state": None}).fit(iris).sample(3)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)
+    assert torch.equal(torch.get_rng_state(), torch_before)
+
+
+def test_seeds_differ(iris):
+    seeds = (1, 2, None, None)
+    fits = [GaussianVAE(2, **{**FAST, "random_state": s}).fit(iris) for s in seeds]
+    scores = [vae.score(iris) for vae in fits]
+    assert len(set(scores)) == 4
+
+
+def test_random_state_instance_moves_on(iris):
+    rng = np.random.RandomState(0)
+    a, b = (GaussianVAE(2, **{**FAST, "random_state": rng}).fit(iris) for _ in "ab")
+    assert a.score(iris) != b.score(iris)
+
+
+def test_sample_is_fresh_without_and_repeatable_with_a_seed(fitted):
+    assert not np.array_equal(fitted.sample(5), fitted.sample(5))
+    a, b = fitted.sample(5, random_state=3), fitted.sample(5, random_state=3)
+    np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="n_samples == 0"):
+        fitted.sample(0)
+
+
+def test_result_does_not_depend_on_n_jobs(iris):
+    grid = {"n_components": [1, 2], "kl_weight": [0.5, 1.0]}
+    results = []
+    for n_jobs in (1, 2):
+        search = GridSearchCV(GaussianVAE(**FAST), grid, cv=2, n_jobs=n_jobs).fit(iris)
+        results.append(search.cv_results_["mean_test_score"])
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
+
+
+# Weights
+
+
+def test_unit_weights_change_nothing(iris):
+    a = GaussianVAE(2, **FAST).fit(iris)
+    b = GaussianVAE(2, **FAST).fit(iris, sample_weight=np.full(150, 3.0))
+    np.testing.assert_allclose(a.transform(iris), b.transform(iris), atol=1e-4)
+
+
+def test_rows_of_weight_zero_are_left_out(iris):
+    X = np.concatenate([iris, 1e6 * np.ones((20, 4))])
+    weight = np.r_[np.ones(150), np.zeros(20)]
+    a = GaussianVAE(2, **FAST).fit(iris, sample_weight=np.ones(150))
+    b = GaussianVAE(2, **FAST).fit(X, sample_weight=weight)
+    np.testing.assert_array_equal(a.transform(iris), b.transform(iris))
+
+
+def test_weights_equal_repeated_rows_in_expectation(iris):
+    weight = np.r_[np.full(50, 3), np.ones(100)].astype(int)
+    repeated = np.repeat(iris, weight, axis=0)
+    settings = {"n_components": 2, "early_stopping": False, "max_epochs": 40}
+    a, b = [], []
+    for seed in range(4):
+        vae = GaussianVAE(**settings, batch_size=30, random_state=seed)
+        a.append(vae.fit(iris, sample_weight=weight).score(repeated))
+        b.append(clone(vae).set_params(batch_size=50).fit(repeated).score(repeated))
+    unweighted = GaussianVAE(**settings, batch_size=30, random_state=0).fit(iris).score(repeated)
+    assert np.mean(a) == pytest.approx(np.mean(b), abs=0.15)
+    assert unweighted < np.mean(a)
+    start = {"n_components": 2, "max_epochs": 0}
+    exact = GaussianVAE(**start).fit(iris, sample_weight=weight).score_samples(iris)
+    np.testing.assert_allclose(
+        GaussianVAE(**start).fit(repeated).score_samples(iris), exact, atol=2e-3
+    )
+
+
+# Containers
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_dtype_is_kept(dtype, iris):
+    X = iris.astype(dtype)
+    vae = GaussianVAE(2, **FAST).fit(X)
+    for answer in (
+        *vae.encode(X, return_std=True),
+        *vae.decode(vae.transform(X), return_std=True),
+        *vae.reconstruct(X, return_std=True),
+        vae.inverse_transform(vae.transform(X)),
+        vae.score_samples(X),
+        vae.elbo(X),
+        vae.sample(3),
+    ):
+        assert answer.dtype == dtype
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame])
+def test_frames(frame, fitted, iris):
+    names = list("abcd")
+    X = frame(dict(zip(names, iris.T, strict=True)))
+    vae = GaussianVAE(2, **FAST).fit(X)
+    assert list(vae.feature_names_in_) == names
+    np.testing.assert_allclose(vae.transform(X), fitted.transform(iris), rtol=1e-6)
+    kind = "pandas" if frame is pd.DataFrame else "polars"
+    Z = vae.set_output(transform=kind).transform(X)
+    assert isinstance(Z, frame)
+    assert list(Z.columns) == ["gaussianvae0", "gaussianvae1"]
+    assert list(vae.get_feature_names_out()) == list(Z.columns)
+
+
+def test_input_is_not_changed_and_may_be_read_only_or_strided(iris, fitted):
+    X = np.asfortranarray(iris)
+    before = X.copy()
+    X.setflags(write=False)
+    vae = GaussianVAE(2, **FAST).fit(X)
+    np.testing.assert_allclose(vae.transform(X), fitted.transform(iris), rtol=1e-6)
+    strided = np.repeat(np.repeat(iris, 2, 0), 2, 1)[::2, ::2]
+    np.testing.assert_allclose(vae.transform(strided), fitted.transform(iris), rtol=1e-6)
+    np.testing.assert_array_equal(X, before)
+
+
+def test_answers_do_not_depend_on_other_rows(fitted, iris):
+    np.testing.assert_allclose(
+        fitted.score_samples(iris)[7:9], fitted.score_samples(iris[7:9]), rtol=1e-10
+    )
+    many = np.tile(iris, (20, 1))  # more than one chunk of rows
+    np.testing.assert_allclose(
+        fitted.score_samples(many), np.tile(fitted.score_samples(iris), 20), rtol=1e-10
+    )
+
+
+# Continued training
+
+
+def test_partial_fit_learns_and_keeps_its_units(cancer):
+    vae = GaussianVAE(3, init="random", random_state=0)
+    scores = [vae.partial_fit(cancer).score(cancer)]
+    scaling = vae._scaler.offset.copy()
+    for _ in range(15):
+        scores.append(vae.partial_fit(cancer[::2]).score(cancer))
+    assert scores[-1] > scores[0] + 1
+    assert vae.n_epochs_ == len(vae.history_) == 16
+    np.testing.assert_array_equal(vae._scaler.offset, scaling)
+
+
+def test_partial_fit_goes_on_after_fit_and_after_loading(iris):
+    vae = GaussianVAE(2, **FAST).fit(iris)
+    before = vae.score(iris)
+    loaded = pickle.loads(pickle.dumps(vae))
+    for model in (vae, loaded):
+        for _ in range(3):
+            model.partial_fit(iris)
+        assert model.score(iris) > before
+    with pytest.raises(ValueError, match="3 features"):
+        vae.partial_fit(iris[:, :3])
+
+
+def test_warm_start_continues(iris):
+    cold = GaussianVAE(2, **FAST).fit(iris)
+    warm = GaussianVAE(2, **FAST, warm_start=True).fit(iris)
+    first = warm.score(iris)
+    assert first == cold.score(iris)
+    assert warm.set_params(max_epochs=60).fit(iris).score(iris) > first
+    assert cold.fit(iris).score(iris) == first
+    warm.set_params(max_epochs=1)
+    with pytest.raises(ValueError, match="warm_start=False"):
+        warm.fit(iris[:, :3])
+    assert warm.transform(iris).shape == (150, 2)
+
+
+# scikit-learn's tools
+
+
+def test_grid_search_needs_no_scorer(iris):
+    grid = {"gaussianvae__n_components": [1, 2], "gaussianvae__kl_weight": [0.5, 1.0]}
+    pipeline = make_pipeline(StandardScaler(), GaussianVAE(**FAST))
+    search = GridSearchCV(pipeline, grid, cv=3, n_jobs=2, error_score="raise").fit(iris)
+    scores = search.cv_results_["mean_test_score"]
+    assert len(set(scores)) == 4
+    assert search.best_score_ == scores.max()
+
+
+def test_latent_features_serve_a_classifier():
+    X, y = load_digits(n_class=4, return_X_y=True)
+    pipeline = make_pipeline(GaussianVAE(8, random_state=0), LogisticRegression(max_iter=1000))
+    assert cross_val_score(pipeline, X, y, cv=2).mean() > 0.95
+
+
+def test_fit_transform_equals_fit_then_transform(iris):
+    Z = GaussianVAE(2, **FAST).fit_transform(iris)
+    np.testing.assert_array_equal(Z, GaussianVAE(2, **FAST).fit(iris).transform(iris))
+
+
+def test_a_bar_is_shown_only_when_asked_for(iris, capfd):
+    GaussianVAE(2, **FAST).fit(iris)
+    assert capfd.readouterr() == ("", "")
+    GaussianVAE(2, **FAST, verbose=1).fit(iris)
+    assert "5/5" in capfd.readouterr().err
+
+
+def test_scikit_learn_callbacks_see_every_epoch(iris):
+    callback = pytest.importorskip("sklearn.callback")
+    pytest.importorskip("rich")
+
+    class Counter:
+        def __init__(self):
+            self.events = []
+
+        def setup(self, estimator, context):
+            self.events.append("setup")
+
+        def teardown(self, estimator, context):
+            self.events.append("teardown")
+
+        def on_fit_task_begin(self, estimator, context, *, fitted_estimator=None):
+            pass
+
+        def on_fit_task_end(self, estimator, context, *, X=None, fitted_estimator=None):
+            self.events.append(context.task_name)
+            if context.task_name == "epoch":
+                assert fitted_estimator.transform(iris).shape == (150, 2)
+                return len(self.events) == 4  # stop after the third epoch
+            return False
+
+    counter = Counter()
+    assert isinstance(counter, callback.FitCallback)
+    vae = GaussianVAE(2, **FAST).set_callbacks(counter).fit(iris)
+    assert counter.events == ["setup", "epoch", "epoch", "epoch", "fit", "teardown"]
+    assert vae.n_epochs_ == 3
+    GaussianVAE(2, **FAST).set_callbacks(callback.ProgressBar()).fit(iris)
+
+
+# net_params
+
+
+def test_net_params_are_applied_last(iris):
+    scoring = EpochScoring("r2", lower_is_better=False, name="r2")
+    vae = GaussianVAE(
+        2,
+        **FAST,
+        net_params={
+            "max_epochs": 2,
+            "optimizer": torch.optim.SGD,
+            "lr": 1e-4,
+            "module__linear": True,
+            "module__activation": nn.ELU,
+            "callbacks": [scoring],
+        },
+    ).fit(iris)
+    assert vae.n_epochs_ == 2
+    assert isinstance(vae.net_.optimizer_, torch.optim.SGD)
+    assert isinstance(vae.module_.encoder.hidden[1], nn.ELU)
+    assert "r2" in vae.history_[-1]
+
+
+def test_the_module_itself_can_be_replaced(iris):
+    vae = GaussianVAE(2, **FAST, net_params={"module": Doubled}).fit(iris)
+    assert isinstance(vae.module_, Doubled)
+    loaded = pickle.loads(pickle.dumps(vae))
+    np.testing.assert_array_equal(loaded.transform(iris), vae.transform(iris))
+
+
+class Doubled(GaussianVAEModule):
+    pass
+
+
+# State
+
+
+def test_pickles_are_arrays_and_small(iris, fitted):
+    for copied in (
+        pickle.loads(pickle.dumps(fitted)),
+        copy.deepcopy(fitted),
+        joblib_round_trip(fitted),
+    ):
+        np.testing.assert_array_equal(copied.transform(iris), fitted.transform(iris))
+        np.testing.assert_array_equal(copied.score_samples(iris), fitted.score_samples(iris))
+        assert copied.history_ == fitted.history_
+    state = fitted.__getstate__()
+    assert not any(isinstance(v, (torch.Tensor, nn.Module)) for v in state.values())
+    n_bytes = sum(w.nbytes for w in state["_weights"].values())
+    assert len(pickle.dumps(fitted)) < 2 * n_bytes + 20_000
+
+
+def joblib_round_trip(estimator):
+    buffer = io.BytesIO()
+    joblib.dump(estimator, buffer)
+    buffer.seek(0)
+    return joblib.load(buffer)
+
+
+def test_no_rows_remain_in_a_fitted_model(iris):
+    X = iris + np.pi * 1e-3 * np.arange(4)
+    vae = GaussianVAE(2, **FAST).fit(X)
+    data = pickle.dumps(vae)
+    standardised = vae._scaler.forward(X, np.float32)
+    assert vae.net_.train_split is None
+    for row in (X[3], X[3].astype(np.float32), standardised[3]):
+        assert row.tobytes() not in data
+
+
+def test_loads_in_another_process_with_changed_parameters(tmp_path, iris, fitted):
+    vae = copy.deepcopy(fitted).set_params(hidden_layer_sizes=(99,), n_components=3)
+    joblib.dump((vae, iris, fitted.transform(iris)), tmp_path / "model")
+    code = (
+        "import sys, joblib, numpy as np; vae, X, Z = joblib.load(sys.argv[1]);"
+        "np.testing.assert_allclose(vae.transform(X), Z, rtol=1e-12)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "model")], check=True)
+
+
+def test_a_model_from_cuda_loads_without_it(iris, fitted):
+    state = fitted.__getstate__()
+    state.update(device="cuda", device_="cuda:0")
+    loaded = GaussianVAE.__new__(GaussianVAE)
+    loaded.__setstate__(state)
+    assert loaded.device_ == ("cuda" if torch.cuda.is_available() else "cpu")
+    np.testing.assert_allclose(loaded.transform(iris), fitted.transform(iris), rtol=1e-6)
+
+
+def test_unfitted_estimators_pickle(iris):
+    vae = pickle.loads(pickle.dumps(GaussianVAE(2, **FAST)))
+    assert vae.fit(iris).n_components_ == 2
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"n_components": 0}, "'n_components' parameter"),
+        ({"kl_weight": -1}, "'kl_weight' parameter.*Got -1"),
+        ({"noise": "pink"}, "'noise' parameter.*'pink'"),
+        ({"min_noise": 0.0}, "'min_noise' parameter"),
+        ({"activation": "softmax"}, "'activation' parameter"),
+        ({"init": "best"}, "'init' parameter"),
+        ({"validation_fraction": 1.5}, "'validation_fraction' parameter"),
+        ({"max_epochs": -1}, "'max_epochs' parameter"),
+        ({"lr": "fast"}, "'lr' parameter"),
+        ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes must hold integers from 1 on"),
+        ({"net_params": [1]}, "'net_params' parameter"),
+        ({"device": "gpu"}, "device='gpu'"),
+    ],
+)
+def test_bad_parameters(params, message, iris):
+    with pytest.raises(ValueError, match=message):
+        GaussianVAE(**params).fit(iris)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda X: np.where(X == X[0, 0], np.nan, X), "contains NaN"),
+        (lambda X: np.where(X == X[0, 0], np.inf, X), "contains infinity"),
+        (lambda X: X.astype(str).astype(object) + "a", "could not convert string"),
+        (lambda X: X.astype(complex), "Complex data not supported"),
+        (lambda X: sparse.csr_matrix(X), "Sparse data was passed"),
+        (lambda X: X[:, 0], "Expected 2D array"),
+        (lambda X: X[:0], "0 sample"),
+        (lambda X: X[:1], "1 sample"),
+    ],
+)
+def test_bad_rows_never_harm_a_fitted_model(change, message, iris):
+    vae = GaussianVAE(2, **FAST).fit(pd.DataFrame(iris, columns=list("abcd")))
+    before = vae.transform(pd.DataFrame(iris, columns=list("abcd")))
+    with pytest.raises((ValueError, TypeError), match=message):
+        vae.fit(change(iris))
+    assert list(vae.feature_names_in_) == list("abcd")
+    after = vae.transform(pd.DataFrame(iris, columns=list("abcd")))
+    np.testing.assert_array_equal(before, after)
+
+
+def test_wrong_width_is_named(fitted, iris):
+    with pytest.raises(ValueError, match="3 features, but GaussianVAE is expecting 4"):
+        fitted.transform(iris[:, :3])
+    with pytest.raises(ValueError, match="Z has 3 columns, but the latent space has 2"):
+        fitted.decode(iris[:, :3])
+
+
+@pytest.mark.parametrize("weight", [-1.0, np.nan])
+def test_bad_weights(weight, iris):
+    weights = np.ones(150)
+    weights[3] = weight
+    with pytest.raises(ValueError, match=r"[Ww]eight"):
+        GaussianVAE(2, **FAST).fit(iris, sample_weight=weights)
+    with pytest.raises(ValueError, match="sample_weight is positive for 1 rows"):
+        GaussianVAE(2, **FAST).fit(iris, sample_weight=np.eye(150)[0])
+
+
+def test_a_learning_rate_far_too_large_leaves_the_start(iris):
+    vae = GaussianVAE(2, lr=1e30, early_stopping=False, max_epochs=5, random_state=0)
+    with pytest.warns(RuntimeWarning, match="smaller lr"):
+        vae.fit(iris)
+    assert np.isfinite(vae.score(iris))
+
+
+def test_an_error_in_a_callback_leaves_the_estimator_as_it_was(iris):
+    def broken(net, X, y):
+        raise RuntimeError("broken")
+
+    callbacks = [EpochScoring(broken, name="x", use_caching=False)]
+    vae = GaussianVAE(2, **FAST, net_params={"callbacks": callbacks})
+    with pytest.raises(RuntimeError, match="broken"):
+        vae.fit(iris)
+    assert set(vars(vae)) == set(vae.get_params(deep=False))
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("n_components", "hidden", "noise"),
+    list(product([1, 6], [(), 5, (6, 5)], NOISE_MODELS)),
+)
+def test_any_architecture_trains(n_components, hidden, noise, iris):
+    vae = GaussianVAE(n_components, hidden_layer_sizes=hidden, noise=noise, max_epochs=3)
+    vae.fit(iris)
+    assert vae.transform(iris).shape == (150, n_components)
+    assert np.isfinite(vae.score(iris))
+
+
+def test_default_width_of_the_latent_space():
+    rng = np.random.default_rng(0)
+    for shape, expected in [((100, 7), 7), ((400, 50), 32), ((20, 50), 5), ((3, 4), 1)]:
+        X = rng.standard_normal((shape[0], 1)) + 0.1 * rng.standard_normal(shape)
+        assert GaussianVAE(max_epochs=0).fit(X).n_components_ == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda(iris):
+    vae = GaussianVAE(2, **FAST).fit(iris)
+    assert vae.device_ == "cuda"
+    assert next(vae.module_.parameters()).is_cuda
+    on_cpu = GaussianVAE(2, **FAST, device="cpu").fit(iris)
+    assert vae.score(iris) == pytest.approx(on_cpu.score(iris), abs=0.5)
+    loaded = pickle.loads(pickle.dumps(vae))
+    np.testing.assert_allclose(loaded.transform(iris), vae.transform(iris), atol=1e-5)
