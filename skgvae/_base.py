@@ -8,7 +8,6 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
-from skorch.helper import predefined_split
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -18,6 +17,7 @@ from sklearn.utils.validation import (
     check_is_fitted,
     validate_data,
 )
+from skorch.helper import predefined_split
 from torch import nn
 
 from ._random import draw_seeds
@@ -43,7 +43,7 @@ DTYPES = [np.float64, np.float32]
 MAX_COMPONENTS = 32
 MIN_NOISE = 0.01
 LEARNING_RATE = 5e-3
-N_STEPS, MIN_EPOCHS = 1500, 10
+N_STEPS, MIN_EPOCHS = 1000, 10
 MIN_VALIDATION_ROWS = 3
 # Only these: decay would pull the linear paths, biases and noise away from the data.
 DECAYED = "*.hidden.*.weight"
@@ -226,7 +226,9 @@ class BaseGaussianVAE(
             "lr": LEARNING_RATE if self.lr == "auto" else float(self.lr),
             "optimizer__weight_decay": 0.0,
             "optimizer__param_groups": (
-                [(DECAYED, {"weight_decay": float(self.weight_decay)})] if self.weight_decay else []
+                [(DECAYED, {"weight_decay": float(self.weight_decay)})]
+                if self.weight_decay
+                else []
             ),
             "criterion__kl_weight": float(self.kl_weight),
             "criterion__n_draws": int(self.n_train_draws),

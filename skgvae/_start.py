@@ -38,7 +38,9 @@ def factor_analysis(X, n_factors, weight=None, isotropic=False):
     mean, covariance = _mean_and_covariance(X, weight)
     eigenvalues, eigenvectors = np.linalg.eigh(covariance)
     eigenvalues, eigenvectors = eigenvalues[::-1], eigenvectors[:, ::-1]
-    rank = max(1, int(np.sum(eigenvalues > 1e-10 * eigenvalues[0])))
+    rank = int(np.sum(eigenvalues > 1e-10 * max(eigenvalues[0], 1e-10)))
+    if rank == 0:  # nothing varies
+        return np.zeros((len(mean), 1)), np.zeros(len(mean)), mean
     n_factors = min(n_factors, max(1, rank - 1))
     if isotropic:
         eigenvalues = np.maximum(eigenvalues, 0) * len(X) / (len(X) - 1)

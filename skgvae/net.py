@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback, LRScheduler
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from .batches import TensorBatches
@@ -24,6 +25,7 @@ __all__ = ["BestEpoch", "GaussianVAENet", "ProgressBar", "one_cycle"]
 
 _SHARED_NOISE_RATE = 0.1  # at the full learning rate
 _TERMS = ("loss", "reconstruction", "kl")
+_PARALLEL_WORK = 2**29  # multiplications in a step from which threads share it
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
 
@@ -248,7 +250,8 @@ class GaussianVAENet(NeuralNet):
             for hook in _BATCH_HOOKS
         )
         try:
-            super().fit_loop(X, y, epochs=epochs, **fit_params)
+            with self._few_threads():
+                super().fit_loop(X, y, epochs=epochs, **fit_params)
         except EarlyStop:
             pass
         except KeyboardInterrupt:
@@ -359,6 +362,14 @@ class GaussianVAENet(NeuralNet):
         for group in self.optimizer_.param_groups:
             group["lr"] = factor * group["initial_lr"]
         self._steps_done += 1
+
+    def _few_threads(self):
+        # Threads that wait for each other cost a small step more than they share of it: up to
+        # twenty times its duration on a busy machine.
+        n_weights = sum(p.numel() for p in self.module_.parameters())
+        rows = min(self.batch_size, 8192) * self.criterion_.n_draws
+        limits = 1 if rows * n_weights < _PARALLEL_WORK else None
+        return threadpool_limits(limits, user_api="openmp")
 
     def _seeded_generator(self, seed):
         return torch.Generator(self.device).manual_seed(seed)

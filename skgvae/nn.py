@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -59,7 +60,9 @@ class SoftBound(nn.Module):
 
     def __init__(self, low: float | Tensor, high: float | Tensor):
         super().__init__()
-        log_low, log_high = (torch.log(torch.as_tensor(b, dtype=torch.float32)) for b in (low, high))
+        log_low, log_high = (
+            torch.log(torch.as_tensor(b, dtype=torch.float32)) for b in (low, high)
+        )
         self.register_buffer("centre", (log_high + log_low) / 2)
         self.register_buffer("half_width", (log_high - log_low) / 2)
 
@@ -134,7 +137,7 @@ class GaussianMLP(nn.Module):
 
         widths = (in_features, *hidden_features)
         layers = []
-        for a, b in zip(widths[:-1], widths[1:], strict=True):
+        for a, b in pairwise(widths):
             layers += [_linear(a, b), activation()]
         self.hidden = nn.Sequential(*layers)
         self.linear = _linear(in_features, out_features, bias=False) if linear else None
@@ -246,6 +249,7 @@ class GaussianMLP(nn.Module):
         self.shared_log_scale.copy_(torch.maximum(self.shared_log_scale, self.min_log_scale))
 
     def extra_repr(self) -> str:
+        """Return what repr shows."""
         return f"{self.in_features}, {self.out_features}, noise={self.noise!r}"
 
 
@@ -446,7 +450,7 @@ class GaussianVAEModule(nn.Module):
         mean = torch.zeros_like(loadings[:, 0]) if mean is None else mean.double()
         # The decoder first: it says which noise it really has, above its floor.
         self.decoder.set_linear_(
-            self._pad(loadings), mean, 0.5 * noise_variance.double().log()
+            self._pad(loadings), mean, 0.5 * noise_variance.double().clamp(min=1e-30).log()
         )
         log_scale = self.decoder.loc_and_log_scale(self.prior().mean)[1].double()
         weighted = loadings / torch.exp(2 * log_scale).expand_as(mean)[:, None]  # Ψ⁻¹ W

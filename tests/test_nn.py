@@ -137,9 +137,7 @@ def test_standard_normal_prior_against_torch(float64):
     loc, log_scale = torch.randn(5, 3), torch.randn(5, 3)
     q = torch.distributions.Normal(loc, log_scale.exp())
     p = torch.distributions.Normal(torch.zeros(3), torch.ones(3))
-    torch.testing.assert_close(
-        prior.kl(loc, log_scale), torch.distributions.kl_divergence(q, p)
-    )
+    torch.testing.assert_close(prior.kl(loc, log_scale), torch.distributions.kl_divergence(q, p))
     torch.testing.assert_close(prior.log_prob(loc), prior().log_prob(loc))
     torch.testing.assert_close(prior.kl(torch.zeros(3), torch.zeros(3)), torch.zeros(3))
     draws = prior.sample(20_000, torch.Generator().manual_seed(0))
@@ -198,8 +196,6 @@ def test_another_prior_can_take_the_place_of_the_standard_one(float64):
     x = torch.randn(6, 4)
     eps = torch.randn(50, 6, 2)
     a = GaussianVAEModule(4, 2, generator=torch.Generator().manual_seed(0))
-    b = GaussianVAEModule(
-        4, 2, prior=Shifted(2), generator=torch.Generator().manual_seed(0)
-    )
+    b = GaussianVAEModule(4, 2, prior=Shifted(2), generator=torch.Generator().manual_seed(0))
     for bound in (elbo, importance_weighted_bound):
         assert not torch.allclose(bound(a, x, x, eps).value, bound(b, x, x, eps).value)

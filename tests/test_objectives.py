@@ -37,7 +37,9 @@ def test_gaussian_log_prob_against_torch_and_a_naive_loop():
     x, loc, log_scale = torch.randn(3, 6, 4)
     expected = Independent(Normal(loc, log_scale.exp()), 1).log_prob(x)
     torch.testing.assert_close(gaussian_log_prob(x, loc, log_scale), expected)
-    torch.testing.assert_close(gaussian_log_prob(x, loc, log_scale), naive_log_prob(x, loc, log_scale))
+    torch.testing.assert_close(
+        gaussian_log_prob(x, loc, log_scale), naive_log_prob(x, loc, log_scale)
+    )
 
 
 @pytest.mark.parametrize("width", [1, 4])
@@ -123,21 +125,16 @@ def test_loss_gradient_by_finite_differences():
     v1, v2, eps = torch.randn(5, 3), torch.randn(5, 4), torch.randn(3, 5, 2)
     names, parameters = zip(*vae.named_parameters(), strict=True)
 
-    def loss(*values):
-        def call(*args):
-            return NegativeBound(0.7, 3)(*args).value
+    class Loss(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vae = vae
 
-        state = dict(zip(names, values, strict=True))
-        return torch.func.functional_call(Loss(vae, call), {f"vae.{n}": v for n, v in state.items()},
-                                          (v1, v2, eps))  # fmt: skip
+        def forward(self):
+            return NegativeBound(0.7, 3)(self.vae, v1, v2, eps).value
+
+    def loss(*values):
+        state = {f"vae.{name}": value for name, value in zip(names, values, strict=True)}
+        return torch.func.functional_call(Loss(), state, ())
 
     assert torch.autograd.gradcheck(loss, parameters)
-
-
-class Loss(torch.nn.Module):
-    def __init__(self, vae, call):
-        super().__init__()
-        self.vae, self.call = vae, call
-
-    def forward(self, *args):
-        return self.call(self.vae, *args)

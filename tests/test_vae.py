@@ -14,7 +14,6 @@ import torch
 from conftest import standardise
 from scipy import sparse
 from scipy.stats import multivariate_normal
-from skorch.callbacks import EpochScoring
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA, FactorAnalysis
@@ -22,6 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import EpochScoring
 from torch import nn
 
 from skgvae import GaussianVAE, PosteriorCollapseWarning
@@ -88,6 +88,7 @@ def test_known_factor_model_is_recovered(noise, factor_data, seed):
     np.testing.assert_allclose(np.sort((1 / std**2).mean(0)), precision, rtol=0.25)
 
 
+@pytest.mark.filterwarnings("ignore::skgvae.PosteriorCollapseWarning")
 def test_noise_that_depends_on_the_latent_is_found(seed):
     rng = np.random.default_rng(seed)
     t = rng.uniform(-2, 2, 4000)
@@ -110,7 +111,9 @@ def test_validation_bound_never_below_the_start(cancer):
 
 @pytest.mark.parametrize("noise", NOISE_MODELS)
 def test_no_density_above_the_bound_of_the_floor(noise):
-    X = np.repeat(np.random.default_rng(0).standard_normal((5, 4)), 20, axis=0)  # five points: without a floor, infinite density
+    X = np.repeat(
+        np.random.default_rng(0).standard_normal((5, 4)), 20, axis=0
+    )  # five points: without a floor, infinite density
     vae = GaussianVAE(2, noise=noise, min_noise=0.05, random_state=0).fit(X)
     bound = -4 * np.log(np.sqrt(2 * np.pi) * 0.05) - log_scale(X)
     scores = vae.score_samples(X)
@@ -126,7 +129,9 @@ def test_scores_shift_exactly_with_a_power_of_two(factor, iris):
     a = GaussianVAE(2, **FAST).fit(iris)
     b = GaussianVAE(2, **FAST).fit(iris * factor)
     shift = 4 * np.log(factor)
-    np.testing.assert_allclose(b.score_samples(iris * factor), a.score_samples(iris) - shift, rtol=1e-12)
+    np.testing.assert_allclose(
+        b.score_samples(iris * factor), a.score_samples(iris) - shift, rtol=1e-12
+    )
     np.testing.assert_array_equal(b.transform(iris * factor), a.transform(iris))
 
 
@@ -148,10 +153,10 @@ def test_outputs_are_in_the_units_of_the_input(iris):
     assert np.abs(z_scores.mean(0)).max() < 0.3
     assert np.all((z_scores.std(0) > 0.4) & (z_scores.std(0) < 1.6))
     draws = vae.sample(4000, random_state=0)
-    np.testing.assert_allclose(draws.mean(0), X.mean(0), atol=0.15 * X.std(0).max(), rtol=0.1)
+    assert np.all(np.abs(draws.mean(0) - X.mean(0)) < 0.15 * X.std(0))
     np.testing.assert_allclose(draws.std(0), X.std(0), rtol=0.25)
     assert np.all(vae.noise_variance_ < X.var(0))
-    np.testing.assert_allclose(vae.decode(vae.transform(X)), mean, atol=X.std(0) * 0.5)
+    assert np.all(np.abs(vae.decode(vae.transform(X)) - mean) < 0.5 * X.std(0))
 
 
 def test_without_standardisation_noise_is_in_the_units_of_the_input(iris):
@@ -238,7 +243,7 @@ def test_difficult_data_give_finite_answers(make):
 
 def test_a_constant_column_does_not_dominate(iris):
     X = np.column_stack([iris, np.full(len(iris), 3.0)])
-    a, b = GaussianVAE(2, random_state=0).fit(iris), GaussianVAE(2, random_state=0).fit(X)
+    a, b = (GaussianVAE(2, max_epochs=40, random_state=0).fit(data) for data in (iris, X))
     gain = b.score(X) - a.score(iris)
     assert gain < -np.log(np.sqrt(2 * np.pi) * 0.01) + 0.5  # what a perfect column is worth
     np.testing.assert_allclose(b.reconstruct(X)[:, 4], 3.0, atol=0.1)
@@ -326,11 +331,16 @@ def test_weights_equal_repeated_rows_in_expectation(iris):
     unweighted = GaussianVAE(**settings, batch_size=30, random_state=0).fit(iris).score(repeated)
     assert np.mean(a) == pytest.approx(np.mean(b), abs=0.15)
     assert unweighted < np.mean(a)
-    start = {"n_components": 2, "max_epochs": 0}
-    exact = GaussianVAE(**start).fit(iris, sample_weight=weight).score_samples(iris)
-    np.testing.assert_allclose(
-        GaussianVAE(**start).fit(repeated).score_samples(iris), exact, atol=2e-3
-    )
+
+
+def test_start_with_weights_is_that_of_repeated_rows(cancer):
+    X = cancer[:, :8]
+    weight = np.arange(len(X)) % 3
+    start = GaussianVAE(3, max_epochs=0, min_noise=1e-3)
+    weighted = clone(start).fit(X, sample_weight=weight).score(X)
+    repeated = clone(start).fit(np.repeat(X, weight, axis=0)).score(X)
+    assert weighted == pytest.approx(repeated, abs=1e-3)
+    assert abs(weighted - clone(start).fit(X).score(X)) > 0.01
 
 
 # Containers
@@ -439,9 +449,12 @@ def test_grid_search_needs_no_scorer(iris):
 
 
 def test_latent_features_serve_a_classifier():
-    X, y = load_digits(n_class=4, return_X_y=True)
-    pipeline = make_pipeline(GaussianVAE(8, random_state=0), LogisticRegression(max_iter=1000))
-    assert cross_val_score(pipeline, X, y, cv=2).mean() > 0.95
+    X, y = load_digits(return_X_y=True)
+    accuracy = [
+        cross_val_score(make_pipeline(reduce, LogisticRegression(max_iter=2000)), X, y, cv=2)
+        for reduce in (GaussianVAE(4, max_epochs=20, random_state=0), PCA(4))
+    ]
+    assert np.mean(accuracy[0]) > np.mean(accuracy[1])
 
 
 def test_fit_transform_equals_fit_then_transform(iris):
@@ -609,8 +622,8 @@ def test_bad_parameters(params, message, iris):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda X: np.where(X == X[0, 0], np.nan, X), "contains NaN"),
-        (lambda X: np.where(X == X[0, 0], np.inf, X), "contains infinity"),
+        (lambda X: np.where(X[0, 0] == X, np.nan, X), "contains NaN"),
+        (lambda X: np.where(X[0, 0] == X, np.inf, X), "contains infinity"),
         (lambda X: X.astype(str).astype(object) + "a", "could not convert string"),
         (lambda X: X.astype(complex), "Complex data not supported"),
         (lambda X: sparse.csr_matrix(X), "Sparse data was passed"),

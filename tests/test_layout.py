@@ -1,0 +1,91 @@
+"""The architecture, as a test: who imports whom, and what is public."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import skgvae
+
+PACKAGE = Path(skgvae.__file__).parent
+TORCH_ONLY = {"torch"}
+MAY_IMPORT = {
+    "nn": TORCH_ONLY,
+    "objectives": TORCH_ONLY,
+    "batches": TORCH_ONLY,
+    "likelihood": {*TORCH_ONLY, "nn", "objectives"},
+    "net": {*TORCH_ONLY, "numpy", "skorch", "threadpoolctl", "tqdm", "batches", "objectives"},
+    "_random": {"numpy", "sklearn"},
+    "_scaling": {"numpy", "sklearn"},
+    "_start": {"numpy", "sklearn"},
+    "_sklearn_callbacks": {"sklearn", "skorch"},
+    "_base": {
+        "numpy",
+        "sklearn",
+        "skorch",
+        "torch",
+        "_random",
+        "_scaling",
+        "_sklearn_callbacks",
+        "_start",
+        "batches",
+        "likelihood",
+        "net",
+        "nn",
+    },
+    "_vae": {"numpy", "sklearn", "torch", "_base", "_random", "_sklearn_callbacks", "likelihood"},
+    "__init__": {"_base", "_vae"},
+}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_imports_run_downward(path):
+    roots = {name.split(".")[0] for name in imports(path)} - sys.stdlib_module_names
+    assert roots <= MAY_IMPORT[path.stem]
+
+
+def test_import_is_lean():
+    code = "import sys, skgvae; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "skgvae",
+        "skgvae.nn",
+        "skgvae.objectives",
+        "skgvae.net",
+        "skgvae.likelihood",
+        "skgvae.batches",
+    ],
+)
+def test_what_is_public_is_documented(module):
+    __import__(module)
+    module = sys.modules[module]
+    for name in module.__all__:
+        thing = getattr(module, name)
+        if callable(thing):
+            assert inspect.getdoc(thing), name
+
+
+def test_every_parameter_is_documented_and_constrained():
+    for name in skgvae.__all__:
+        estimator = getattr(skgvae, name)
+        if not hasattr(estimator, "_parameter_constraints"):
+            continue
+        parameters = list(inspect.signature(estimator).parameters)
+        assert set(parameters) == set(estimator._parameter_constraints)
+        for parameter in parameters:
+            assert f"\n    {parameter} : " in estimator.__doc__, parameter
