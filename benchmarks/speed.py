@@ -16,13 +16,13 @@ from threadpoolctl import threadpool_limits
 
 from skgvae import GaussianVAE
 from skgvae.nn import GaussianVAEModule
-from skgvae.objectives import NegativeBound
+from skgvae.objectives import NegativeBound, importance_weighted_bound
 
 
 def hand_written(X, n_epochs, batch_size, n_components, n_train_draws):
     x = torch.from_numpy(X).float()
     vae = GaussianVAEModule(X.shape[1], n_components, hidden_features=(64, 64))
-    loss = NegativeBound(n_draws=n_train_draws)
+    loss = NegativeBound(importance_weighted_bound)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=5e-3, weight_decay=0.0, fused=True)
     for _ in range(n_epochs):
         for rows in torch.randperm(len(x)).split(batch_size):

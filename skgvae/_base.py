@@ -23,11 +23,10 @@ from torch import nn
 from ._random import draw_seeds
 from ._scaling import Standardizer, grid_noise
 from ._sklearn_callbacks import CallbackSupportMixin, SklearnCallbacks
-from ._start import factor_analysis
 from .batches import RowDataset
 from .likelihood import latent_draws
 from .net import GaussianVAENet
-from .nn import NOISE_MODELS, GaussianVAEModule
+from .nn import MAX_SCALE, NOISE_MODELS, GaussianVAEModule
 
 ACTIVATIONS = {
     "identity": nn.Identity,
@@ -40,10 +39,9 @@ ACTIVATIONS = {
 INITS = ("factor_analysis", "random")
 DTYPES = [np.float64, np.float32]
 
-MAX_COMPONENTS = 32
 MIN_NOISE = 0.01
 LEARNING_RATE = 5e-3
-N_STEPS, MIN_EPOCHS = 1000, 10
+MIN_EPOCHS = 10
 MIN_VALIDATION_ROWS = 3
 # Only these: decay would pull the linear paths, biases and noise away from the data.
 DECAYED = "*.hidden.*.weight"
@@ -51,6 +49,15 @@ DECAYED = "*.hidden.*.weight"
 ROWS_PER_CHUNK = 1024
 N_DESCRIBED = 10_000
 ACTIVE_KL = 0.01  # nats a row from which a latent component counts as used
+# What cannot change between a fit and its continuation.
+STRUCTURE = (
+    "n_components",
+    "hidden_layer_sizes",
+    "activation",
+    "noise",
+    "min_noise",
+    "standardize",
+)
 _SEEDS = ("split", "weights", "train", "draws")
 
 
@@ -92,9 +99,23 @@ class BaseGaussianVAE(
         "net_params": [dict, None],
     }
 
+    _n_steps = 1000  # of training, where max_epochs is "auto"
+
     @abstractmethod
     def __init__(self):
         pass
+
+    @abstractmethod
+    def _choose_n_components(self, X, target):
+        """Return the width of the latent space where the user leaves it open."""
+
+    @abstractmethod
+    def _bound_params(self):
+        """Return what is maximised, as parameters of the net's criterion."""
+
+    @abstractmethod
+    def _start(self, module, rows):
+        """Set the initial weights, where they are not random."""
 
     @property
     def module_(self):
@@ -127,7 +148,7 @@ class BaseGaussianVAE(
         rows = self._to_rows(X, target, weight)
         train, valid = self._split(rows, seeds["split"])
         self._resolve_training(len(train), valid)
-        module = self.module_ if continues else self._start(train, seeds["weights"])
+        module = self.module_ if continues else self._new_module(train, seeds["weights"])
         self.net_ = self._make_net(module).initialize()
         self._train(train, valid)
         return self
@@ -138,12 +159,14 @@ class BaseGaussianVAE(
         if self.__sklearn_is_fitted__():
             self._check_continues(X, target)
             rows = self._to_rows(X, target, weight)
+            self._resolve_training(len(rows), None)
+            self._update_net()
         else:
             seeds = dict(zip(_SEEDS, draw_seeds(self.random_state, len(_SEEDS)), strict=True))
             self._set_up(X, target, weight, seeds)
             rows = self._to_rows(X, target, weight)
             self._resolve_training(len(rows), None)
-            self.net_ = self._make_net(self._start(rows, seeds["weights"])).initialize()
+            self.net_ = self._make_net(self._new_module(rows, seeds["weights"])).initialize()
         self.net_.schedule = None
         self._train(rows, None, epochs=1)
         return self
@@ -153,11 +176,20 @@ class BaseGaussianVAE(
         self._set_scaling(X, target, weight)
         target = X if target is None else target
         scale = self._target_scaler.scale
+        max_noise = MAX_SCALE if self.standardize else MAX_SCALE * np.maximum(1, target.std(0))
         if self.min_noise == "auto":
             self.min_noise_ = grid_noise(target, scale, MIN_NOISE)
         else:
             self.min_noise_ = np.full(target.shape[1], float(self.min_noise))
-        self.n_components_ = self._choose_n_components(X)
+            if np.any(self.min_noise_ >= max_noise):
+                raise ValueError(
+                    f"min_noise={self.min_noise!r} is out of proportion to the data: use less "
+                    f"than {np.min(max_noise):g}, or 'auto'."
+                )
+        if self.n_components is None:
+            self.n_components_ = self._choose_n_components(X, target)
+        else:
+            self.n_components_ = int(self.n_components)
         self._module_spec = {
             "in_features": X.shape[1],
             "latent_features": self.n_components_,
@@ -166,8 +198,10 @@ class BaseGaussianVAE(
             "activation": self.activation,
             "noise": self.noise,
             "min_noise": self.min_noise_,
-            **_strip_prefix("module__", self.net_params),
+            "max_noise": max_noise,
+            **_module_params(self.net_params),
         }
+        self._structure = {name: getattr(self, name) for name in STRUCTURE}
         self._train_seed, self._draws_seed = seeds["train"], seeds["draws"]
         self._dtype = X.dtype.name
         self.device_ = _resolve_device(self.device)
@@ -177,12 +211,14 @@ class BaseGaussianVAE(
         self._scaler = fit(X, weight)
         self._target_scaler = self._scaler if target is None else fit(target, weight)
 
-    def _choose_n_components(self, X):
-        if self.n_components is not None:
-            return int(self.n_components)
-        return min(X.shape[1], MAX_COMPONENTS, max(1, len(X) // 4))
-
     def _check_continues(self, X, target):
+        for name in STRUCTURE:
+            value, fitted = getattr(self, name), self._structure[name]
+            if value != fitted:
+                raise ValueError(
+                    f"{name}={value!r}, but the fitted model has {name}={fitted!r}. Use fit with "
+                    "warm_start=False for another model."
+                )
         widths = self._module_spec["in_features"], self._module_spec["out_features"]
         given = X.shape[1], X.shape[1] if target is None else target.shape[1]
         if widths != given:
@@ -204,6 +240,12 @@ class BaseGaussianVAE(
         n_valid = int(np.ceil(self.validation_fraction * len(rows)))
         if not self.early_stopping or self.max_epochs == 0 or n_valid < MIN_VALIDATION_ROWS:
             return rows, None
+        n_train = len(rows) - n_valid
+        if n_train < 2:
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction!r} leaves {n_train} of "
+                f"{len(rows)} rows for training; 2 are needed."
+            )
         order = torch.from_numpy(np.random.RandomState(seed).permutation(len(rows)))
         return rows.subset(order[n_valid:]), rows.subset(order[:n_valid])
 
@@ -215,7 +257,7 @@ class BaseGaussianVAE(
         n_batches = -(-n_rows // batch_size)
         max_epochs = self.max_epochs
         if max_epochs == "auto":
-            max_epochs = max(MIN_EPOCHS, -(-N_STEPS // n_batches))
+            max_epochs = max(MIN_EPOCHS, -(-self._n_steps // n_batches))
         patience = self.patience
         if patience == "auto":
             patience = max(10, max_epochs // 2)
@@ -224,38 +266,32 @@ class BaseGaussianVAE(
             "max_epochs": int(max_epochs),
             "patience": None if valid is None else int(patience),
             "lr": LEARNING_RATE if self.lr == "auto" else float(self.lr),
-            "optimizer__weight_decay": 0.0,
-            "optimizer__param_groups": (
-                [(DECAYED, {"weight_decay": float(self.weight_decay)})]
-                if self.weight_decay
-                else []
-            ),
             "criterion__kl_weight": float(self.kl_weight),
             "criterion__n_draws": int(self.n_train_draws),
-            "n_valid_draws": 1 if valid is None else int(np.clip(4096 // len(valid), 1, 64)),
+            "n_valid_draws": 1
+            if valid is None
+            else _n_valid_draws(len(valid), self.n_train_draws),
         }
 
     def _make_module(self, generator=None):
         spec = dict(self._module_spec)
         if isinstance(spec["activation"], str):
             spec["activation"] = ACTIVATIONS[spec["activation"]]
-        spec["min_noise"] = torch.as_tensor(spec["min_noise"])
+        for bound in ("min_noise", "max_noise"):
+            spec[bound] = torch.as_tensor(spec[bound])
         module_class = (self.net_params or {}).get("module", GaussianVAEModule)
-        return module_class(**spec, generator=generator)
+        # float32 also where torch's default dtype is another.
+        return module_class(**spec, generator=generator).float()
 
-    def _start(self, rows, seed):
-        """Return a module with initial weights."""
+    def _new_module(self, rows, seed):
         module = self._make_module(torch.Generator().manual_seed(seed))
-        if self.init == "factor_analysis":
-            weight = None if rows.weight is None else rows.weight.numpy()
-            isotropic = self.noise == "isotropic"
-            model = factor_analysis(rows.v1.numpy(), self.n_components_, weight, isotropic)
-            module.start_at_factor_analysis(*map(torch.from_numpy, model))
+        self._start(module, rows)
         return module
 
     def _make_net(self, module):
         params = {
             **self._training,
+            **self._bound_params(),
             "device": self.device_,
             "seed": self._train_seed,
             "verbose": int(self.verbose),
@@ -263,20 +299,35 @@ class BaseGaussianVAE(
         custom = dict(self.net_params or {})
         if "optimizer" not in custom:
             params["optimizer__fused"] = True
+            params["optimizer__weight_decay"] = 0.0
+            decay = {"weight_decay": float(self.weight_decay)}
+            params["optimizer__param_groups"] = [(DECAYED, decay)] if self.weight_decay else []
         custom = {k: v for k, v in custom.items() if k.split("__")[0] != "module"}
         return GaussianVAENet(module, **{**params, **custom})
 
-    def _train(self, train, valid, epochs=None):
+    def _update_net(self):
+        """Give parameters that were changed after fitting to the net, for partial_fit."""
         net = self.net_
-        net.train_split = None if valid is None else predefined_split(valid)
-        callbacks = list(net.callbacks_)
-        if getattr(self, "_skl_callbacks", None):
-            net.callbacks_ = [*callbacks, ("sklearn", SklearnCallbacks(self, train.v1))]
-        net.partial_fit(train, epochs=epochs)
-        net.train_split, net.callbacks_ = None, callbacks  # a fitted model holds no data
+        net.criterion_.kl_weight = self._training["criterion__kl_weight"]
+        net.criterion_.n_draws = self._training["criterion__n_draws"]
+        net.batch_size = self._training["batch_size"]
+        if "lr" not in (self.net_params or {}):
+            for group in net.optimizer_.param_groups:
+                group["initial_lr"] = self._training["lr"]
+
+    def _train(self, train, valid, epochs=None):
+        net, callbacks = self.net_, self.net_.callbacks_
+        try:
+            net.train_split = None if valid is None else predefined_split(valid)
+            if getattr(self, "_skl_callbacks", None):
+                net.callbacks_ = [*callbacks, ("sklearn", SklearnCallbacks(self, train.v1))]
+            net.partial_fit(train, epochs=epochs)
+        finally:
+            net.train_split, net.callbacks_ = None, callbacks  # a fitted model holds no data
         self.history_ = [_scalars(record) for record in net.history if "train_loss" in record]
         self.n_epochs_ = len(self.history_)
-        self.best_epoch_ = dict(callbacks)["best_epoch"].best_epoch_
+        best = dict(callbacks).get("best_epoch")
+        self.best_epoch_ = self.n_epochs_ if best is None else best.best_epoch_
         self._describe(train)
 
     @torch.no_grad()
@@ -286,7 +337,7 @@ class BaseGaussianVAE(
         module = self.module_.eval()
         loc, log_scale = module.encoder.loc_and_log_scale(rows.v1)
         generator = torch.Generator(self.device_).manual_seed(self._draws_seed)
-        eps = torch.randn(loc.shape, generator=generator, device=loc.device)
+        eps = torch.randn(loc.shape, generator=generator, dtype=loc.dtype, device=loc.device)
         z = torch.addcmul(loc, log_scale.exp(), eps)
         kl = module.prior.kl(loc, log_scale, z)
         decoded, decoded_log_scale = module.decoder.loc_and_log_scale(z)
@@ -369,6 +420,7 @@ class BaseGaussianVAE(
         """
         check_is_fitted(self)
         Z = check_array(Z, dtype=DTYPES, input_name="Z")
+        Z = np.require(Z, requirements=["C", "W"])  # torch knows no other views
         if Z.shape[1] != self.n_components_:
             raise ValueError(
                 f"Z has {Z.shape[1]} columns, but the latent space has {self.n_components_} "
@@ -398,11 +450,20 @@ class BaseGaussianVAE(
     def _all_or_nothing(self):
         """Leave the estimator as it was when fitting fails."""
         before = dict(vars(self))
+        net = before.get("net_")
+        if net is not None:  # which a continued fit trains in place
+            parts = net.module_, net.optimizer_
+            states = [copy.deepcopy(part.state_dict()) for part in parts]
+            n_epochs = len(net.history)
         try:
             yield
         except BaseException:
             vars(self).clear()
             vars(self).update(before)
+            if net is not None:
+                for part, state in zip(parts, states, strict=True):
+                    part.load_state_dict(state)
+                del net.history[n_epochs:]
             raise
 
     def _by_rows(self, function, *arrays):
@@ -445,9 +506,13 @@ class BaseGaussianVAE(
         if weights is None:
             return
         self.device_ = _resolve_device(self.device, fall_back=True)
-        module = self._make_module()
+        module = self._make_module(torch.Generator())
         module.load_state_dict({name: torch.from_numpy(w.copy()) for name, w in weights.items()})
         self.net_ = self._make_net(module).initialize()
+        for record in state.get("history_", ()):
+            self.net_.history.new_epoch()
+            for name, value in record.items():
+                self.net_.history.record(name, value)
 
 
 def _resolve_device(device, fall_back=False):
@@ -472,9 +537,21 @@ def _hidden_features(sizes):
     return tuple(int(s) for s in sizes)
 
 
-def _strip_prefix(prefix, params):
-    params = params or {}
-    return {k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)}
+def _n_valid_draws(n_valid, n_train_draws):
+    # Few rows need many draws to tell epochs apart, for many rows they would cost the most.
+    return int(np.clip(4096 // n_valid, n_train_draws, max(64, n_train_draws)))
+
+
+def _module_params(net_params):
+    prefix = "module__"
+    params = {k: v for k, v in (net_params or {}).items() if k.startswith(prefix)}
+    params = {k.removeprefix(prefix): v for k, v in params.items()}
+    fixed = {"in_features", "latent_features", "out_features"} & set(params)
+    if fixed:
+        raise ValueError(
+            f"net_params sets {sorted(fixed)}, which follow from the data and from n_components."
+        )
+    return params
 
 
 def _drop_unweighted(X, target, sample_weight):

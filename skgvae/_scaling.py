@@ -26,7 +26,10 @@ class Standardizer:
         scaler = StandardScaler()
         for rows in gen_batches(len(X), _ROWS):  # whole, it would make float64 copies of X
             scaler.partial_fit(X[rows], sample_weight=None if weight is None else weight[rows])
-        return cls(scaler.mean_.astype(np.float64), scaler.scale_.astype(np.float64))
+        offset, scale = (a.astype(np.float64) for a in (scaler.mean_, scaler.scale_))
+        if not (np.isfinite(offset).all() and np.isfinite(scale).all()):
+            raise ValueError("The values are too large: a column's variance is not finite.")
+        return cls(offset, scale)
 
     @classmethod
     def identity(cls, X, weight=None):
@@ -67,14 +70,14 @@ def grid_noise(X, scale, floor):
     X : ndarray of shape (n_samples, n_features)
         Rows in the user's units.
     scale : ndarray of shape (n_features,)
-        Standard deviation of each column.
+        Unit of the result for each column.
     floor : float
-        Smallest noise, in standardised units.
+        Smallest noise, in that unit.
 
     Returns
     -------
     ndarray of shape (n_features,)
-        Floors in standardised units.
+        Floors in that unit.
     """
     X = X[:: max(1, len(X) // 20_000)]  # a sample tells the grid
     noise = np.full(X.shape[1], floor)
@@ -84,6 +87,6 @@ def grid_noise(X, scale, floor):
         values = np.unique(column)
         if 1 < len(values) < 0.05 * len(X):
             gaps, counts = np.unique(np.diff(values), return_counts=True)
-            spacing = gaps[np.argmax(counts)] / scale[j]
-            noise[j] = np.clip(spacing / np.sqrt(12), floor, 1.0)
+            spacing = gaps[np.argmax(counts)]
+            noise[j] = max(floor, min(spacing / np.sqrt(12), column.std()) / scale[j])
     return noise

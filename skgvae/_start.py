@@ -24,7 +24,7 @@ def factor_analysis(X, n_factors, weight=None, isotropic=False):
         factors as columns the first iteration of FactorAnalysis is its last, far from the
         optimum, and one factor less already describes every covariance.
     weight : ndarray of shape (n_samples,), optional
-        Row weights with mean one.
+        Row weights.
     isotropic : bool
         One noise variance for all features: the model of scikit-learn's PCA, whose
         covariances divide by n - 1.
@@ -62,12 +62,13 @@ def factor_analysis(X, n_factors, weight=None, isotropic=False):
 
 def _mean_and_covariance(X, weight):
     # In float64 and by chunks: a float64 copy of a large table would double its memory.
+    n = len(X) if weight is None else weight.sum(dtype=np.float64)
     total = np.zeros(X.shape[1])
     for rows in gen_batches(len(X), 65536):
         total += X[rows].sum(0, dtype=np.float64) if weight is None else weight[rows] @ X[rows]
-    mean = total / len(X)
+    mean = total / n
     covariance = np.zeros((X.shape[1], X.shape[1]))
     for rows in gen_batches(len(X), 65536):
         centred = X[rows] - mean
         covariance += centred.T @ (centred if weight is None else centred * weight[rows, None])
-    return mean, covariance / len(X)
+    return mean, covariance / n

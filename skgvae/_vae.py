@@ -11,7 +11,11 @@ from sklearn.utils.validation import check_is_fitted
 from ._base import BaseGaussianVAE
 from ._random import draw_seeds
 from ._sklearn_callbacks import with_callbacks
+from ._start import factor_analysis
 from .likelihood import decoded_moments, lower_bound, marginal_log_prob
+from .objectives import elbo, importance_weighted_bound
+
+MAX_COMPONENTS = 32
 
 
 class GaussianVAE(BaseGaussianVAE):
@@ -92,7 +96,7 @@ class GaussianVAE(BaseGaussianVAE):
         Whether to show a progress bar.
     net_params : dict, default=None
         Parameters of the skorch net in skorch's spelling, applied last: ``{"callbacks":
-        [...], "optimizer": torch.optim.SGD, "module__linear": False, ...}``.
+        [...], "optimizer": torch.optim.SGD, "gradient_clip": 1.0, ...}``.
 
     Attributes
     ----------
@@ -226,7 +230,8 @@ class GaussianVAE(BaseGaussianVAE):
         """Train one pass over X, at a constant learning rate and without held-out rows.
 
         The first call learns scaling and start from its rows; later calls keep the scaling.
-        After ``fit`` it goes on with the fitted model.
+        After ``fit`` it goes on with the fitted model. The rate is ``lr``, the peak of that in
+        ``fit``: to refine a fitted model, lower it.
 
         Parameters
         ----------
@@ -367,6 +372,20 @@ class GaussianVAE(BaseGaussianVAE):
         mean, std = self.decode(z, return_std=True)
         noise = np.random.default_rng(seed).standard_normal(mean.shape, dtype)
         return mean + std * noise
+
+    def _choose_n_components(self, X, target):
+        return min(X.shape[1], MAX_COMPONENTS, max(1, len(X) // 4))
+
+    def _bound_params(self):
+        bound = elbo if self.n_train_draws == 1 else importance_weighted_bound
+        return {"criterion__bound": bound}
+
+    def _start(self, module, rows):
+        if self.init == "factor_analysis":
+            weight = None if rows.weight is None else rows.weight.numpy()
+            isotropic = self.noise == "isotropic"
+            model = factor_analysis(rows.v1.numpy(), self.n_components_, weight, isotropic)
+            module.start_at_factor_analysis(*map(torch.from_numpy, model))
 
     def _log_density(self, estimate, X):
         check_is_fitted(self)

@@ -41,8 +41,9 @@ class RowDataset(Dataset):
         return (v1, weight), v2
 
     def subset(self, rows) -> RowDataset:
-        """Return some of the rows."""
+        """Return some of the rows, their weights scaled to mean one."""
         (v1, weight), v2 = self[rows]
+        weight = None if weight is None else weight / weight.mean()
         return RowDataset(v1, None if v2 is v1 else v2, weight)
 
     def to(self, device: str | torch.device) -> RowDataset:

@@ -11,9 +11,17 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .objectives import elbo, importance_log_weights
+from .objectives import elbo, gaussian_log_prob, importance_log_weights
 
-__all__ = ["decoded_moments", "latent_draws", "lower_bound", "marginal_log_prob"]
+__all__ = [
+    "decoded_components",
+    "decoded_covariance",
+    "decoded_moments",
+    "latent_draws",
+    "lower_bound",
+    "marginal_log_prob",
+    "predictive_log_prob",
+]
 
 # Numbers in the widest intermediate array: 16 MB of float64, near the size of a cache.
 MAX_ELEMENTS = 2**21
@@ -111,6 +119,60 @@ def decoded_moments(vae: nn.Module, v1: Tensor, draws: Tensor) -> tuple[Tensor, 
     n = len(draws)
     mean = mean / n
     return centre + mean, noise / n, (square / n - mean.square()).clamp(min=0)
+
+
+@torch.no_grad()
+def predictive_log_prob(vae: nn.Module, v1: Tensor, v2: Tensor, draws: Tensor) -> Tensor:
+    r"""Return log p(v2 | v1) = log E[p(v2 | z)] over z ~ q(z | v1), in nats.
+
+    Parameters
+    ----------
+    vae, v1, v2, draws
+        As above.
+    """
+    total = torch.full((len(v1),), -math.inf, dtype=v1.dtype, device=v1.device)
+    loc, log_scale = vae.encoder.loc_and_log_scale(v1)
+    for eps in _chunks(vae, v1, draws):
+        z = torch.addcmul(loc, log_scale.exp(), eps)
+        log_lik = gaussian_log_prob(v2, *vae.decoder.loc_and_log_scale(z))
+        total = torch.logaddexp(total, torch.logsumexp(log_lik, 0))
+    return total - math.log(len(draws))
+
+
+@torch.no_grad()
+def decoded_components(vae: nn.Module, v1: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the components of p(v2 | v1), a mixture of Gaussians with equal weights.
+
+    Parameters
+    ----------
+    vae, v1, draws
+        As above.
+
+    Returns
+    -------
+    loc, scale : Tensor of shape (K, n_samples, out_features)
+    """
+    loc, log_scale = vae.encoder.loc_and_log_scale(v1)
+    z = torch.addcmul(loc, log_scale.exp(), draws.to(v1)[:, None, :])
+    decoded, decoded_log_scale = vae.decoder.loc_and_log_scale(z)
+    return decoded, decoded_log_scale.exp().expand_as(decoded)
+
+
+@torch.no_grad()
+def decoded_covariance(vae: nn.Module, v1: Tensor, draws: Tensor) -> Tensor:
+    """Return the covariance of p(v2 | v1), of shape (n_samples, out_features, out_features).
+
+    The mean of the decoder's (diagonal) variances plus the covariance of its means.
+
+    Parameters
+    ----------
+    vae, v1, draws
+        As above.
+    """
+    loc, scale = decoded_components(vae, v1, draws)
+    deviation = loc - loc.mean(0)
+    latent = torch.einsum("kni,knj->nij", deviation, deviation) / len(draws)
+    return latent + torch.diag_embed(scale.square().mean(0))
 
 
 def _chunks(vae, v1, draws):

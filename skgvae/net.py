@@ -14,7 +14,7 @@ import warnings
 import numpy as np
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback, LRScheduler
+from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from threadpoolctl import threadpool_limits
 from torch import nn
 
@@ -255,12 +255,13 @@ class GaussianVAENet(NeuralNet):
         except EarlyStop:
             pass
         except KeyboardInterrupt:
-            warnings.warn(
-                f"Training was interrupted in epoch {len(self.history)}: the best epoch so far "
-                "is kept.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            if not any(isinstance(cb, EarlyStopping) for cb in callbacks):  # it raises this too
+                warnings.warn(
+                    f"Training was interrupted in epoch {len(self.history)}: the best epoch so "
+                    "far is kept.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
         finally:
             del self._generator, self._trained_parameters
         return self

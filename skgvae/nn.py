@@ -60,6 +60,11 @@ class SoftBound(nn.Module):
 
     def __init__(self, low: float | Tensor, high: float | Tensor):
         super().__init__()
+        if not (
+            float(torch.as_tensor(low).min()) > 0
+            and bool((torch.as_tensor(low) < torch.as_tensor(high)).all())
+        ):
+            raise ValueError(f"Bounds of a scale must satisfy 0 < low < high, got {low}, {high}.")
         log_low, log_high = (
             torch.log(torch.as_tensor(b, dtype=torch.float32)) for b in (low, high)
         )
@@ -178,7 +183,9 @@ class GaussianMLP(nn.Module):
             loc = loc + self.linear(x)
         if self.noise == "heteroscedastic":
             return loc, self.bound(self.log_scale(h))
-        return loc, torch.maximum(self.shared_log_scale, self.min_log_scale)
+        # The floor, with a gradient below it too: there a hard maximum would have none.
+        lift = (self.min_log_scale - self.shared_log_scale).clamp(min=0)
+        return loc, self.shared_log_scale + lift.detach()
 
     def forward(self, x: Tensor) -> Independent:
         """Return the Gaussian given x.
@@ -210,7 +217,9 @@ class GaussianMLP(nn.Module):
             Offset of the mean and log standard deviation; values below the floor are set to it.
         """
         if self.linear is None:
-            raise ValueError("A linear start needs the linear path: use linear=True.")
+            raise ValueError(
+                "A linear start needs the linear path: use linear=True, or a random start."
+            )
         self.linear.weight.copy_(weight)
         self.loc.weight.zero_()
         self.loc.bias.copy_(bias)
@@ -240,12 +249,14 @@ class GaussianMLP(nn.Module):
         """
         gradient = self.shared_log_scale.grad
         n_tied = self.out_features // len(self.shared_log_scale)
-        self.shared_log_scale += 0.5 * torch.log1p(-rate * gradient / n_tied)
+        # r² is never negative, so no batch may shrink the variance by more than 1 - ρ.
+        factor = (1 - rate * gradient / n_tied).clamp(min=1 - rate)
+        self.shared_log_scale += 0.5 * factor.log()
         self.floor_shared_noise_()
 
     @torch.no_grad()
     def floor_shared_noise_(self) -> None:
-        """Lift shared noise to its floor, below which it would have no gradient."""
+        """Lift shared noise to its floor."""
         self.shared_log_scale.copy_(torch.maximum(self.shared_log_scale, self.min_log_scale))
 
     def extra_repr(self) -> str:
@@ -344,6 +355,8 @@ class GaussianVAEModule(nn.Module):
         Floor of the decoder's σ, which keeps the likelihood bounded (Mattei & Frellsen,
         "Leveraging the Exact Likelihood of Deep Latent Variable Models", 2018,
         arXiv:1802.04826).
+    max_noise : float or Tensor of shape (out_features,)
+        Ceiling of the decoder's σ(z), wide enough not to matter for standardised targets.
     linear : bool
         Whether the means have linear paths beside the hidden layers.
     prior : nn.Module, optional
@@ -371,6 +384,7 @@ class GaussianVAEModule(nn.Module):
         activation: Callable[[], nn.Module] = nn.SiLU,
         noise: str = "heteroscedastic",
         min_noise: float | Tensor = 0.01,
+        max_noise: float | Tensor = MAX_SCALE,
         linear: bool = True,
         prior: nn.Module | None = None,
         generator: torch.Generator | None = None,
@@ -392,6 +406,7 @@ class GaussianVAEModule(nn.Module):
             activation,
             noise=noise,
             min_scale=min_noise,
+            max_scale=max_noise,
             linear=linear,
             generator=generator,
         )

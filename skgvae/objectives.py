@@ -7,6 +7,7 @@ reconstruction and KL must not depend on how many columns there are.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ __all__ = [
     "importance_log_weights",
     "importance_weighted_bound",
     "log_mean_exp",
+    "predictive_bound",
 ]
 
 
@@ -46,7 +48,7 @@ def gaussian_log_prob(x: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
     tensor(-0.9189)
     """
     # log σ may be shared between rows: sum it before it broadcasts, not after.
-    d = loc.shape[-1]
+    d = max(x.shape[-1], loc.shape[-1], log_scale.shape[-1])
     scaled = (x - loc) * torch.exp(-log_scale)
     log_det = log_scale.sum(-1) if log_scale.shape[-1] == d else d * log_scale.squeeze(-1)
     return -0.5 * scaled.square().sum(-1) - log_det - 0.5 * d * math.log(2 * math.pi)
@@ -122,12 +124,13 @@ def importance_weighted_bound(
 
     .. math::
 
-        \log \tfrac1K \sum_k p(v_2 | z_k) \, p(z_k) / q(z_k | v_1)
-        - (w - 1) \, KL(q(z | v_1) \| p(z))
+        L_K = \log \tfrac1K \sum_k p(v_2 | z_k) \, p(z_k) / q(z_k | v_1)
 
-    For v2 = v1 and w = 1 it rises with K towards log p(v2). For K = 1 its expectation is the
-    evidence lower bound with weight w. (To raise the ratios themselves to the power w would
-    reward the luckiest draw in place of a small divergence.)
+    which for v2 = v1 rises with K towards log p(v2). A weight w above one returns
+    :math:`L_K - (w - 1) \, KL(q(z | v_1) \| p(z))`, one below it
+    :math:`w L_K + (1 - w) E \log p(v_2 | z)`. For one draw both are, in expectation, the
+    evidence lower bound with weight w; for several no divergence is ever rewarded, neither
+    by a negative weight nor by the luckiest of the draws.
 
     Parameters
     ----------
@@ -142,8 +145,54 @@ def importance_weighted_bound(
     log_lik = gaussian_log_prob(v2, *vae.decoder.loc_and_log_scale(z))
     log_ratio = vae.prior.log_prob(z) - _log_posterior(eps, log_scale)
     kl = vae.prior.kl(loc, log_scale, z).sum(-1)
-    value = log_mean_exp(log_lik + log_ratio) - (kl_weight - 1) * kl
-    return Bound(value, -log_lik.mean(0), kl)
+    value, reconstruction = log_mean_exp(log_lik + log_ratio), -log_lik.mean(0)
+    if kl_weight >= 1:
+        value = value - (kl_weight - 1) * kl
+    else:
+        value = kl_weight * value - (1 - kl_weight) * reconstruction
+    return Bound(value, reconstruction, kl)
+
+
+def predictive_bound(
+    vae: nn.Module,
+    v1: Tensor,
+    v2: Tensor,
+    eps: Tensor,
+    kl_weight: float = 1.0,
+    mean_power: float = 0.0,
+) -> Bound:
+    r"""Return the predictive log density of each row less the weighted KL.
+
+    .. math:: \log \tfrac1K \sum_k p(v_2 | z_k) - w \, KL(q(z | v_1) \| p(z))
+
+    This trains p(v2 | v1) = E[p(v2 | z)] over q(z | v1). For v2 ≠ v1 it is a variational
+    information bottleneck: from some w < 1 on, to ignore v1 is optimal, so w must be small.
+
+    Parameters
+    ----------
+    vae, v1, v2, eps, kl_weight
+        As for :func:`elbo`.
+    mean_power : float
+        The gradient with respect to the decoder's mean is multiplied by
+        :math:`\sigma^{2 b}`, relative to its average, with b = ``mean_power``. Without it
+        (b = 0) rows with large σ hardly train the mean, and a poor mean keeps them large.
+        The value is the same for every b.
+
+    References
+    ----------
+    Alemi, Fischer, Dillon & Murphy, "Deep Variational Information Bottleneck", 2017,
+    arXiv:1612.00410. Seitzer, Tavakoli, Antic & Martius, "On the Pitfalls of Heteroscedastic
+    Uncertainty Estimation", 2022, arXiv:2203.09168.
+    """
+    loc, log_scale, z = _draw(vae, v1, eps)
+    decoded, decoded_log_scale = vae.decoder.loc_and_log_scale(z)
+    if mean_power:
+        factor = torch.exp(2 * mean_power * decoded_log_scale.detach())
+        centre = decoded.detach()
+        decoded = centre + factor / factor.mean() * (decoded - centre)
+    log_lik = gaussian_log_prob(v2, decoded, decoded_log_scale)
+    kl = vae.prior.kl(loc, log_scale, z).sum(-1)
+    return Bound(log_mean_exp(log_lik) - kl_weight * kl, -log_lik.mean(0), kl)
 
 
 class NegativeBound(nn.Module):
@@ -151,17 +200,24 @@ class NegativeBound(nn.Module):
 
     Parameters
     ----------
+    bound : callable
+        :func:`elbo`, :func:`importance_weighted_bound` or :func:`predictive_bound`.
     kl_weight : float
         Weight of the KL term.
     n_draws : int
-        Draws of z for each row: one trains the evidence lower bound, more the
-        importance-weighted one.
+        Draws of z for each row in training.
+    **params
+        Further parameters of the bound.
     """
 
-    def __init__(self, kl_weight: float = 1.0, n_draws: int = 1):
+    def __init__(
+        self, bound: Callable = elbo, kl_weight: float = 1.0, n_draws: int = 1, **params: float
+    ):
         super().__init__()
+        self.bound = bound
         self.kl_weight = kl_weight
         self.n_draws = n_draws
+        self.params = params
 
     def forward(
         self, vae: nn.Module, v1: Tensor, v2: Tensor, eps: Tensor, weight: Tensor | None = None
@@ -171,12 +227,11 @@ class NegativeBound(nn.Module):
         Parameters
         ----------
         vae, v1, v2, eps
-            As for :func:`elbo`; the number of draws decides which bound is taken.
+            As for :func:`elbo`.
         weight : Tensor of shape (*), optional
             Weight of each row, with mean one over the data.
         """
-        bound = elbo if len(eps) == 1 else importance_weighted_bound
-        terms = bound(vae, v1, v2, eps, self.kl_weight)
+        terms = self.bound(vae, v1, v2, eps, self.kl_weight, **self.params)
         if weight is not None:
             terms = [term * weight for term in terms]
         value, reconstruction, kl = (term.mean() for term in terms)

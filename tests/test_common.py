@@ -1,7 +1,7 @@
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skgvae import GaussianVAE
+from skgvae import GaussianVAE, GaussianVAERegressor
 
 # Some checks fit rows without any structure: then the warning is right.
 pytestmark = pytest.mark.filterwarnings("ignore::skgvae.PosteriorCollapseWarning")
@@ -21,12 +21,17 @@ def expected_failures(estimator):
     return EXPECTED_FAILURES
 
 
-@parametrize_with_checks([GaussianVAE(**FAST)], expected_failed_checks=expected_failures)
+@parametrize_with_checks(
+    [GaussianVAE(**FAST), GaussianVAERegressor(**{**FAST, "max_epochs": 30})],
+    expected_failed_checks=expected_failures,
+)
 def test_scikit_learn_contract(estimator, check):
     check(estimator)
 
 
 @pytest.mark.slow
-@parametrize_with_checks([GaussianVAE()], expected_failed_checks=expected_failures)
+@parametrize_with_checks(
+    [GaussianVAE(), GaussianVAERegressor()], expected_failed_checks=expected_failures
+)
 def test_scikit_learn_contract_at_the_defaults(estimator, check):
     check(estimator)

@@ -81,6 +81,23 @@ def test_decoder_mirrors_the_encoder_and_repr_names_the_noise():
     assert "noise='isotropic'" in repr(vae)
 
 
+@pytest.mark.parametrize("noise", NOISE_MODELS)
+def test_noise_below_its_floor_still_has_a_gradient(noise):
+    net = GaussianMLP(3, 4, noise=noise, min_scale=0.2)
+    head = net.log_scale.bias if noise == "heteroscedastic" else net.shared_log_scale
+    with torch.no_grad():
+        head.fill_(-3.0)
+    x = torch.randn(50, 3)
+    (-net(x).log_prob(10 * torch.randn(50, 4)).mean()).backward()
+    assert (head.grad < 0).all()  # towards more noise
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.0, 1.0), (2.0, 1.0)])
+def test_impossible_bounds(low, high):
+    with pytest.raises(ValueError, match="0 < low < high"):
+        SoftBound(low, high)
+
+
 def test_unknown_noise():
     with pytest.raises(ValueError, match="noise must be one of"):
         GaussianMLP(2, 2, noise="pink")

@@ -42,6 +42,13 @@ def test_gaussian_log_prob_against_torch_and_a_naive_loop():
     )
 
 
+def test_gaussian_log_prob_broadcasts_every_argument():
+    full = gaussian_log_prob(torch.ones(3), torch.zeros(3), torch.zeros(3))
+    one = torch.zeros(1)
+    torch.testing.assert_close(gaussian_log_prob(torch.ones(3), one, one), full)
+    torch.testing.assert_close(gaussian_log_prob(torch.ones(3), one, torch.zeros(3)), full)
+
+
 @pytest.mark.parametrize("width", [1, 4])
 def test_gaussian_log_prob_with_shared_scale(width):
     x, loc = torch.randn(2, 6, 4)
@@ -71,7 +78,7 @@ def test_log_mean_exp():
 
 
 @pytest.mark.parametrize("noise", NOISE_MODELS)
-@pytest.mark.parametrize("kl_weight", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("kl_weight", [0.0, 0.3, 1.0, 2.5])
 def test_bounds_against_a_naive_loop(noise, kl_weight):
     vae = make_vae(noise)
     v1, v2, eps = torch.randn(5, 3), torch.randn(5, 4), torch.randn(7, 5, 2)
@@ -88,7 +95,10 @@ def test_bounds_against_a_naive_loop(noise, kl_weight):
 
     torch.testing.assert_close(importance_log_weights(vae, v1, v2, eps), log_w)
     bound = importance_weighted_bound(vae, v1, v2, eps, kl_weight)
-    expected = log_w.exp().mean(0).log() - (kl_weight - 1) * kl
+    bound_k = log_w.exp().mean(0).log()
+    expected = kl_weight * bound_k + (1 - kl_weight) * log_lik.mean(0)
+    if kl_weight > 1:
+        expected = bound_k - (kl_weight - 1) * kl
     torch.testing.assert_close(bound.value, expected)
     torch.testing.assert_close(bound.kl, kl)
     bound = elbo(vae, v1, v2, eps, kl_weight)
@@ -112,10 +122,10 @@ def test_loss_is_the_weighted_mean_of_the_bound(n_draws):
     v1, v2, eps = torch.randn(5, 3), torch.randn(5, 4), torch.randn(n_draws, 5, 2)
     bound = elbo if n_draws == 1 else importance_weighted_bound
     rows = bound(vae, v1, v2, eps, 0.5)
-    loss = NegativeBound(0.5, n_draws)(vae, v1, v2, eps)
+    loss = NegativeBound(bound, 0.5, n_draws)(vae, v1, v2, eps)
     torch.testing.assert_close(loss.value, -rows.value.mean())
     weight = torch.tensor([0.0, 1.0, 2.0, 1.0, 1.0])
-    loss = NegativeBound(0.5, n_draws)(vae, v1, v2, eps, weight)
+    loss = NegativeBound(bound, 0.5, n_draws)(vae, v1, v2, eps, weight)
     torch.testing.assert_close(loss.value, -(weight * rows.value).mean())
     torch.testing.assert_close(loss.kl, (weight * rows.kl).mean())
 
@@ -131,7 +141,7 @@ def test_loss_gradient_by_finite_differences():
             self.vae = vae
 
         def forward(self):
-            return NegativeBound(0.7, 3)(self.vae, v1, v2, eps).value
+            return NegativeBound(importance_weighted_bound, 0.7, 3)(self.vae, v1, v2, eps).value
 
     def loss(*values):
         state = {f"vae.{name}": value for name, value in zip(names, values, strict=True)}

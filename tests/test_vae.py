@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from skorch.callbacks import EpochScoring
+from skorch.callbacks import Callback, EarlyStopping, EpochScoring
 from torch import nn
 
 from skgvae import GaussianVAE, PosteriorCollapseWarning
@@ -258,6 +258,15 @@ def test_collapse_is_said_once():
     assert vae.kl_per_component_.shape == (2,)
 
 
+@pytest.mark.parametrize("kl_weight", [0.0, 0.1, 0.5, 2.0])
+@pytest.mark.parametrize("n_train_draws", [1, 4])
+def test_no_kl_weight_rewards_divergence(kl_weight, n_train_draws, iris):
+    settings = {"kl_weight": kl_weight, "n_train_draws": n_train_draws, "max_epochs": 40}
+    vae = GaussianVAE(2, random_state=0, **settings).fit(iris)
+    assert vae.kl_per_component_.sum() < 30
+    assert vae.score(iris) > -25
+
+
 # Randomness
 
 
@@ -267,7 +276,8 @@ def test_same_seed_same_fit_and_global_generators_untouched(iris):
     np.testing.assert_array_equal(a.transform(iris), b.transform(iris))
     np.testing.assert_array_equal(a.score_samples(iris), b.score_samples(iris))
     assert a.history_ == b.history_
-    GaussianVAE(2, **{**FAST, "random_state": None}).fit(iris).sample(3)
+    vae = GaussianVAE(2, **{**FAST, "random_state": None}).fit(iris)
+    pickle.loads(pickle.dumps(vae)).sample(3)
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)
     assert torch.equal(torch.get_rng_state(), torch_before)
 
@@ -317,6 +327,24 @@ def test_rows_of_weight_zero_are_left_out(iris):
     a = GaussianVAE(2, **FAST).fit(iris, sample_weight=np.ones(150))
     b = GaussianVAE(2, **FAST).fit(X, sample_weight=weight)
     np.testing.assert_array_equal(a.transform(iris), b.transform(iris))
+
+
+def test_one_heavy_row_keeps_training_sound(cancer):
+    weight = np.full(len(cancer), 1e-2)
+    weight[:4], weight[0] = 1, 50
+    vae = GaussianVAE(5, noise="homoscedastic", max_epochs=20, random_state=0)
+    vae.fit(cancer, sample_weight=weight)
+    assert np.isfinite(vae.score(cancer))
+    assert np.all(vae.noise_variance_ > 0)
+
+
+def test_weights_have_mean_one_in_each_part(cancer):
+    weight = np.ones(len(cancer))
+    weight[:3] = 200
+    vae = GaussianVAE(2, lr=1e-9, max_epochs=1, random_state=0)
+    rows = vae.fit(cancer, sample_weight=weight)._to_rows(cancer, None, weight)
+    for part in vae._split(rows, 0):
+        assert part.weight.mean() == pytest.approx(1, rel=1e-5)
 
 
 def test_weights_equal_repeated_rows_in_expectation(iris):
@@ -376,6 +404,15 @@ def test_frames(frame, fitted, iris):
     assert list(vae.get_feature_names_out()) == list(Z.columns)
 
 
+def test_decode_accepts_any_view(fitted, iris):
+    Z = fitted.transform(iris)
+    expected = fitted.decode(Z)
+    np.testing.assert_allclose(fitted.decode(Z[::-1])[::-1], expected)
+    np.testing.assert_allclose(fitted.decode(np.asfortranarray(Z)), expected)
+    Z.setflags(write=False)
+    np.testing.assert_allclose(fitted.inverse_transform(Z), expected)
+
+
 def test_input_is_not_changed_and_may_be_read_only_or_strided(iris, fitted):
     X = np.asfortranarray(iris)
     before = X.copy()
@@ -419,8 +456,48 @@ def test_partial_fit_goes_on_after_fit_and_after_loading(iris):
         for _ in range(3):
             model.partial_fit(iris)
         assert model.score(iris) > before
+    assert len(loaded.history_) == len(vae.history_) == 8
     with pytest.raises(ValueError, match="3 features"):
         vae.partial_fit(iris[:, :3])
+
+
+def test_continued_training_takes_changed_settings_and_refuses_a_changed_structure(iris):
+    vae = GaussianVAE(2, **FAST).fit(iris)
+    before = vae.score(iris)
+    vae.set_params(lr=1e-12, kl_weight=3.0).partial_fit(iris)
+    assert vae.score(iris) == pytest.approx(before, abs=1e-6)
+    assert vae.net_.criterion_.kl_weight == 3.0
+    for change in ({"n_components": 3}, {"noise": "isotropic"}, {"hidden_layer_sizes": (5,)}):
+        name = next(iter(change))
+        with pytest.raises(ValueError, match=f"{name}=.*warm_start=False"):
+            clone_fitted(vae).set_params(**change, warm_start=True).fit(iris)
+        with pytest.raises(ValueError, match=f"{name}=.*warm_start=False"):
+            clone_fitted(vae).set_params(**change).partial_fit(iris)
+
+
+def clone_fitted(estimator):
+    return pickle.loads(pickle.dumps(estimator))
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_a_failed_continuation_leaves_the_model_as_it_was(method, iris):
+    class Fails(Callback):
+        fails = False
+
+        def on_epoch_end(self, net, **kwargs):
+            if self.fails:
+                raise RuntimeError("broken")
+
+    callback = Fails()
+    params = {"warm_start": True, "net_params": {"callbacks": [callback]}}
+    vae = GaussianVAE(2, **FAST, **params).fit(iris)
+    before = vae.score(iris)
+    callback.fails = True
+    with pytest.raises(RuntimeError, match="broken"):
+        getattr(vae, method)(iris)
+    assert vae.score(iris) == before
+    assert len(vae.net_.history) == vae.n_epochs_ == 5
+    assert vae.net_.train_split is None
 
 
 def test_warm_start_continues(iris):
@@ -513,7 +590,6 @@ def test_net_params_are_applied_last(iris):
             "max_epochs": 2,
             "optimizer": torch.optim.SGD,
             "lr": 1e-4,
-            "module__linear": True,
             "module__activation": nn.ELU,
             "callbacks": [scoring],
         },
@@ -522,6 +598,36 @@ def test_net_params_are_applied_last(iris):
     assert isinstance(vae.net_.optimizer_, torch.optim.SGD)
     assert isinstance(vae.module_.encoder.hidden[1], nn.ELU)
     assert "r2" in vae.history_[-1]
+
+
+def test_skorch_early_stopping_ends_quietly(iris):
+    stop = EarlyStopping(patience=1, threshold=1e9, threshold_mode="abs")
+    params = {**FAST, "max_epochs": 50, "net_params": {"callbacks": [stop]}}
+    assert GaussianVAE(2, **params).fit(iris).n_epochs_ < 50
+
+
+@pytest.mark.parametrize(
+    ("net_params", "message"),
+    [
+        ({"module__latent_features": 3}, "latent_features.*n_components"),
+        ({"module__linear": False}, "random start"),
+    ],
+)
+def test_net_params_that_cannot_be(net_params, message, iris):
+    with pytest.raises(ValueError, match=message):
+        GaussianVAE(2, **FAST, net_params=net_params).fit(iris)
+
+
+def test_other_optimizers_and_no_callbacks(iris):
+    for net_params in ({"optimizer": torch.optim.Rprop}, {"callbacks": "disable"}):
+        vae = GaussianVAE(2, **FAST, net_params=net_params).fit(iris)
+        assert np.isfinite(vae.score(iris))
+
+
+def test_another_default_dtype_of_torch(iris, float64):
+    vae = GaussianVAE(2, **FAST).fit(iris)
+    assert next(vae.module_.parameters()).dtype == torch.float32
+    np.testing.assert_array_equal(clone_fitted(vae).transform(iris), vae.transform(iris))
 
 
 def test_the_module_itself_can_be_replaced(iris):
@@ -604,6 +710,8 @@ def test_unfitted_estimators_pickle(iris):
         ({"kl_weight": -1}, "'kl_weight' parameter.*Got -1"),
         ({"noise": "pink"}, "'noise' parameter.*'pink'"),
         ({"min_noise": 0.0}, "'min_noise' parameter"),
+        ({"min_noise": 200.0}, "min_noise=200.0 is out of proportion"),
+        ({"validation_fraction": 0.995}, "validation_fraction=0.995 leaves 0 of 150 rows"),
         ({"activation": "softmax"}, "'activation' parameter"),
         ({"init": "best"}, "'init' parameter"),
         ({"validation_fraction": 1.5}, "'validation_fraction' parameter"),

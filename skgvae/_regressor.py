@@ -1,0 +1,498 @@
+"""GaussianVAERegressor: y given x, as a mixture of Gaussians over the latent space."""
+
+from numbers import Integral
+
+import numpy as np
+import torch
+from sklearn.base import RegressorMixin, _fit_context
+from sklearn.utils import check_scalar
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from ._base import DTYPES, BaseGaussianVAE
+from ._random import draw_seeds
+from ._sklearn_callbacks import with_callbacks
+from .likelihood import (
+    decoded_components,
+    decoded_covariance,
+    decoded_moments,
+    predictive_log_prob,
+)
+from .mixture import mixture_quantile
+from .objectives import predictive_bound
+
+MEAN_POWER = 0.5
+
+
+class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
+    r"""Regressor whose predictive distribution is a mixture of Gaussians over a latent space.
+
+    .. math::
+
+        p(y | x) = \int N(y; \mu(z), \operatorname{diag} \sigma^2(z)) \,
+        N(z; m(x), \operatorname{diag} s^2(x)) \, dz
+
+    It may have several modes, noise that depends on x, and correlated targets. For each row,
+    in nats, the loss is :math:`-\log \tfrac1K \sum_k p(y | z_k) + w \, KL(q(z | x) \| p(z))`
+    with K = ``n_train_draws`` and w = ``kl_weight``: what is trained is what
+    :meth:`score_samples` reports.
+
+    Columns and targets are standardised inside; whatever comes out is in the units of y.
+
+    Parameters
+    ----------
+    n_components : int, default=None
+        Width of the latent space. None: as many as targets, but 8 at least and 32 at most.
+    kl_weight : float, default=0.05
+        Weight of the KL term, which has to be small: with y in place of x on the decoder's
+        side the loss is a variational information bottleneck [1]_, and at weight one to
+        ignore x is optimal. (With one linear latent and target that holds from R² on.)
+    hidden_layer_sizes : int or tuple of int, default=(64, 64)
+        Widths of the encoder's hidden layers; the decoder has them in reverse order.
+    activation : {"identity", "logistic", "relu", "silu", "gelu", "tanh"}, default="silu"
+        Activation of the hidden layers.
+    noise : {"heteroscedastic", "homoscedastic", "isotropic"}, default="heteroscedastic"
+        Decoder variance: a function of z for each feature; one number for each feature, as
+        in FactorAnalysis; one number, as in probabilistic PCA.
+    min_noise : float or "auto", default="auto"
+        Floor of the decoder's standard deviation, in standardised units.
+        "auto" is 0.01, but h / √12 for a column of few distinct values (less than 5 % of
+        more than 50 rows) with spacing h, on which a density could else grow by spikes.
+    init : {"random"}, default="random"
+        Start of training.
+    n_train_draws : int, default=8
+        Draws of z in the training bound. One is the plain expected log density, more train
+        the predictive mixture itself.
+    standardize : bool, default=True
+        Whether to standardise the columns of X and y; else noise is in the units of y.
+    max_epochs : int or "auto", default="auto"
+        Passes over the training rows. "auto" takes 2000 steps, and 10 passes at least. 0 keeps
+        the start.
+    batch_size : int or "auto", default="auto"
+        Rows in a step. "auto" is a sixteenth of the rows, between 16 and 512.
+    lr : float or "auto", default="auto"
+        Largest learning rate of AdamW; it rises over the first 5 % of the steps and falls as
+        half a cosine. "auto" is 0.005.
+    weight_decay : float, default=0.0
+        Weight decay of AdamW on the weights of the hidden layers.
+    early_stopping : bool, default=True
+        Whether to hold out rows, keep the epoch (the start included) with the best bound on
+        them, and stop when it does not improve. Fewer than three such rows are not held out.
+    validation_fraction : float, default=0.1
+        Share of rows held out for early stopping.
+    patience : int or "auto", default="auto"
+        Epochs without improvement after which training stops. "auto" is half of
+        ``max_epochs``, and 10 at least.
+    n_draws : int, default=256
+        Draws of z in prediction, the components of the mixture: scrambled Sobol points
+        that are seeded in ``fit`` and shared by all rows, so that answers do not depend on
+        which rows are asked for together. A power of two is best.
+    warm_start : bool, default=False
+        Whether ``fit`` continues with the weights and the scaling of the last one.
+    device : str or torch.device, default="auto"
+        "auto" is CUDA where there is one, else the CPU.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the held-out rows, initial weights, order of rows and draws. None takes fresh
+        entropy. Global generators are neither read nor moved.
+    verbose : bool or int, default=0
+        Whether to show a progress bar.
+    net_params : dict, default=None
+        Parameters of the skorch net in skorch's spelling, applied last: ``{"callbacks":
+        [...], "optimizer": torch.optim.SGD, "gradient_clip": 1.0, ...}``.
+
+    Attributes
+    ----------
+    n_components_ : int
+        Width of the latent space.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X has string names.
+    n_epochs_, best_epoch_ : int
+        Epochs trained, and the epoch whose weights are kept (0: the start).
+    history_ : list of dict
+        For each epoch: loss, reconstruction and KL, of training and validation rows, in
+        nats a row, in standardised units.
+    kl_per_component_ : ndarray of shape (n_components_,)
+        Average KL divergence of each component, in nats: the information that it carries.
+    n_active_components_ : int
+        Components with more than 0.01 nats.
+    noise_variance_ : ndarray of shape (n_targets,)
+        Average decoder variance of each target, in squared units of y.
+    min_noise_ : ndarray of shape (n_targets,)
+        Floor of the decoder's standard deviation, in standardised units.
+    net_ : GaussianVAENet
+        The skorch net.
+    module_ : GaussianVAEModule
+        The torch module.
+    device_ : str
+        Where it was trained.
+
+    See Also
+    --------
+    sklearn.gaussian_process.GaussianProcessRegressor : One Gaussian with a standard deviation.
+    skgvae.metrics : Proper scores for predictive distributions.
+
+    Notes
+    -----
+    The gradient with respect to the mean is multiplied by σ(z), relative to its average, as
+    with the loss of Seitzer et al. [2]_; without that, rows that are fitted badly get a
+    large σ and then hardly train the mean. The objective and its optima stay the same.
+
+    References
+    ----------
+    .. [1] Alemi, Fischer, Dillon & Murphy, "Deep Variational Information Bottleneck", 2017,
+       arXiv:1612.00410.
+    .. [2] Seitzer, Tavakoli, Antic & Martius, "On the Pitfalls of Heteroscedastic
+       Uncertainty Estimation", 2022, arXiv:2203.09168.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from skgvae import GaussianVAERegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = GaussianVAERegressor(max_epochs=20, random_state=0).fit(X, y)
+    >>> mean, std = model.predict(X, return_std=True)
+    >>> model.predict_interval(X, coverage=0.9).shape
+    (442, 2)
+    """
+
+    _n_steps = 2000
+    _parameter_constraints: dict = {
+        **BaseGaussianVAE._parameter_constraints,
+        "init": [StrOptions({"random"})],
+    }
+
+    def __init__(
+        self,
+        n_components=None,
+        *,
+        kl_weight=0.05,
+        hidden_layer_sizes=(64, 64),
+        activation="silu",
+        noise="heteroscedastic",
+        min_noise="auto",
+        init="random",
+        n_train_draws=8,
+        standardize=True,
+        max_epochs="auto",
+        batch_size="auto",
+        lr="auto",
+        weight_decay=0.0,
+        early_stopping=True,
+        validation_fraction=0.1,
+        patience="auto",
+        n_draws=256,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+        net_params=None,
+    ):
+        self.n_components = n_components
+        self.kl_weight = kl_weight
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.noise = noise
+        self.min_noise = min_noise
+        self.init = init
+        self.n_train_draws = n_train_draws
+        self.standardize = standardize
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.n_draws = n_draws
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+        self.net_params = net_params
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, sample_weight=None):
+        """Train the model.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training rows, at least two.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows; rows of weight zero are left out.
+
+        Returns
+        -------
+        self : GaussianVAERegressor
+            The fitted estimator. When fitting fails, it stays as it was.
+        """
+        with self._all_or_nothing():
+            X, y, sample_weight = self._validate_pairs(X, y, sample_weight, reset=True)
+            return self._fit(X, y, sample_weight)
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y, sample_weight=None):
+        """Train one pass over the rows, at a constant learning rate, without held-out rows.
+
+        The first call learns scaling and start from its rows; later calls keep the scaling.
+        The rate is ``lr``, the peak of that in ``fit``: to refine a fitted model, lower it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training rows, at least two.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows; rows of weight zero are left out.
+
+        Returns
+        -------
+        self : GaussianVAERegressor
+            The fitted estimator.
+        """
+        with self._all_or_nothing():
+            reset = not self.__sklearn_is_fitted__()
+            X, y, sample_weight = self._validate_pairs(X, y, sample_weight, reset=reset)
+            return self._partial_fit(X, y, sample_weight)
+
+    def decode(self, Z, return_std=False):
+        """Return mean and standard deviation of p(y | z) in the units of y.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components)
+            Points of the latent space.
+        return_std : bool, default=False
+            Whether to return σ(z) too.
+
+        Returns
+        -------
+        mean : ndarray of shape (n_samples,) or (n_samples, n_targets)
+            μ(z).
+        std : ndarray like mean
+            σ(z), if ``return_std``.
+        """
+        mean, std = super().decode(Z, return_std=True)
+        mean, std = self._keep_shape(mean), self._keep_shape(std)
+        return (mean, std) if return_std else mean
+
+    def predict(self, X, return_std=False, return_cov=False):
+        """Return the mean of the predictive mixture, with its spread where asked for.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        return_std : bool, default=False
+            Whether to return the standard deviation of each target too.
+        return_cov : bool, default=False
+            Whether to return the covariance of the targets too.
+
+        Returns
+        -------
+        mean : ndarray of shape (n_samples,) or (n_samples, n_targets)
+            E[y | x].
+        std : ndarray like mean
+            Decoder noise and spread of the decoder's means together, if ``return_std``.
+        cov : ndarray of shape (n_samples,) or (n_samples, n_targets, n_targets)
+            Covariance of the targets of each row, if ``return_cov``.
+        """
+        if return_std and return_cov:
+            raise RuntimeError("At most one of return_std and return_cov can be asked for.")
+        mean, noise, latent = self._moments(X)
+        if return_cov:
+            return self._keep_shape(mean), self._covariance(X)
+        if return_std:
+            return self._keep_shape(mean), self._keep_shape(np.sqrt(noise + latent))
+        return self._keep_shape(mean)
+
+    def predict_variance(self, X):
+        """Return the two parts of the predictive variance.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        noise : ndarray of shape (n_samples,) or (n_samples, n_targets)
+            E[σ²(z)], the mean of the decoder's variances.
+        latent : ndarray like noise
+            Var[μ(z)], the variance of the decoder's means: spread of y that the latent
+            explains. It is no uncertainty of the weights.
+        """
+        _, noise, latent = self._moments(X)
+        return self._keep_shape(noise), self._keep_shape(latent)
+
+    def predict_quantiles(self, X, quantiles):
+        """Return quantiles of the predictive mixture, by root-finding on its exact CDF.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        quantiles : float or array-like of shape (n_quantiles,)
+            Probabilities in (0, 1).
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_quantiles) or (n_samples, n_targets, n_quantiles)
+            Quantiles of each target, in the units of y.
+        """
+        quantiles = np.atleast_1d(np.asarray(quantiles, dtype=np.float64))
+        if quantiles.ndim != 1 or not np.all((quantiles > 0) & (quantiles < 1)):
+            raise ValueError(f"quantiles must lie in (0, 1), got {quantiles.tolist()!r}.")
+
+        def function(module, v1, draws):
+            components = decoded_components(module, v1, draws)
+            return (torch.stack([mixture_quantile(p, *components) for p in quantiles], -1),)
+
+        (found,) = self._with_draws(function, X)
+        scaler = self._target_scaler
+        found = found * scaler.scale[:, None] + scaler.offset[:, None]
+        return found[:, 0] if self._is_single else found
+
+    def predict_interval(self, X, coverage=0.9):
+        """Return the central interval that holds y with a given probability.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        coverage : float, default=0.9
+            Probability in (0, 1).
+
+        Returns
+        -------
+        ndarray of shape (n_samples, 2) or (n_samples, n_targets, 2)
+            Lower and upper bound of each target.
+        """
+        if not 0 < coverage < 1:
+            raise ValueError(f"coverage must lie in (0, 1), got {coverage!r}.")
+        return self.predict_quantiles(X, [0.5 - coverage / 2, 0.5 + coverage / 2])
+
+    def score_samples(self, X, y):
+        """Return log p(y | x) of each row, jointly over the targets.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            Targets.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Nats, for a density in the units of y.
+        """
+        check_is_fitted(self)
+        X, y, _ = self._validate_pairs(X, y, None, reset=False)
+        draws = self._draws()
+        (log_prob,) = self._by_rows(
+            lambda module, v1, v2: (predictive_log_prob(module, v1, v2, draws),),
+            self._scaler.forward(X),
+            self._target_scaler.forward(y, X.dtype),
+        )
+        return log_prob - self._target_scaler.log_abs_det
+
+    def sample(self, X, n_samples=1, random_state=None):
+        """Draw y given x: z from q(z | x), then y from the decoder.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        n_samples : int, default=1
+            Draws for each row.
+        random_state : int, RandomState instance or None, default=None
+            Seed; None draws afresh at each call.
+
+        Returns
+        -------
+        ndarray of shape (n_draws, n_samples) or (n_draws, n_samples, n_targets)
+            Draws in the units of y.
+        """
+        check_is_fitted(self)
+        n_samples = check_scalar(n_samples, "n_samples", Integral, min_val=1)
+        (seed,) = draw_seeds(random_state, 1)
+        rng = np.random.default_rng(seed)
+        mean, std = self.encode(X, return_std=True)
+        Z = mean + std * rng.standard_normal((n_samples, *mean.shape), mean.dtype)
+        mean, std = super().decode(Z.reshape(-1, self.n_components_), return_std=True)
+        y = mean + std * rng.standard_normal(mean.shape, mean.dtype)
+        y = y.reshape(n_samples, -1, y.shape[1])
+        return y[..., 0] if self._is_single else y
+
+    def _validate_pairs(self, X, y, sample_weight, reset):
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            dtype=DTYPES,
+            multi_output=True,
+            y_numeric=True,
+            reset=reset,
+            ensure_min_samples=2 if reset else 1,
+        )
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+        if reset:
+            self._is_single = y.ndim == 1
+        return X, y.reshape(len(y), -1).astype(np.float64, copy=False), sample_weight
+
+    def _choose_n_components(self, X, target):
+        return int(np.clip(target.shape[1], 8, 32))
+
+    def _bound_params(self):
+        return {"criterion__bound": predictive_bound, "criterion__mean_power": MEAN_POWER}
+
+    def _start(self, module, rows):
+        # Narrow posteriors: from wide ones training first has to learn that x matters.
+        with torch.no_grad():
+            module.encoder.log_scale.weight.mul_(0.1)
+            module.encoder.log_scale.bias.fill_(-2.0)
+
+    def _with_draws(self, function, X):
+        check_is_fitted(self)
+        X = self._validate_rows(X)
+        draws = self._draws()
+        return self._by_rows(
+            lambda module, v1: function(module, v1, draws), self._scaler.forward(X)
+        )
+
+    def _predict_components(self, X):
+        """Return mean and standard deviation of the mixture's components, in units of y.
+
+        Both of shape (n_draws, n_samples, n_targets) and float64: what the metrics are made of.
+        """
+
+        def function(module, v1, draws):
+            loc, scale = decoded_components(module, v1, draws)
+            return loc.transpose(0, 1), scale.transpose(0, 1)  # rows first, to be joined
+
+        parts = self._with_draws(function, X)
+        loc, scale = (part.transpose(1, 0, 2).astype(np.float64) for part in parts)
+        return self._target_scaler.inverse(loc), self._target_scaler.inverse_scale(scale)
+
+    def _moments(self, X):
+        mean, noise, latent = self._with_draws(decoded_moments, X)
+        scaler = self._target_scaler
+        return scaler.inverse(mean), noise * scaler.scale**2, latent * scaler.scale**2
+
+    def _covariance(self, X):
+        scale = self._target_scaler.scale
+        (covariance,) = self._with_draws(lambda *args: (decoded_covariance(*args),), X)
+        covariance = covariance * np.outer(scale, scale)
+        return covariance[:, 0, 0] if self._is_single else covariance
+
+    def _keep_shape(self, y):
+        return y[:, 0] if self._is_single else y

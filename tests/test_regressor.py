@@ -1,0 +1,295 @@
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from sklearn.base import clone
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.datasets import load_diabetes, load_linnerud
+from sklearn.ensemble import BaggingRegressor
+from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.model_selection import GridSearchCV, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skgvae import GaussianVAERegressor, PosteriorCollapseWarning
+
+FAST = {"max_epochs": 5, "hidden_layer_sizes": (8,), "n_draws": 64, "random_state": 0}
+LINEAR = {"hidden_layer_sizes": (), "noise": "homoscedastic", "n_train_draws": 1}
+
+
+@pytest.fixture(scope="module")
+def diabetes():
+    return load_diabetes(return_X_y=True)
+
+
+@pytest.fixture(scope="module")
+def fitted(diabetes):
+    return GaussianVAERegressor(**FAST).fit(*diabetes)
+
+
+@pytest.fixture(scope="module")
+def linear_gaussian():
+    """y = 2 x + noise in two units, with R² = 0.8."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((8000, 1))
+    return x, 100 + 2 * x[:, 0] + rng.standard_normal(8000)
+
+
+@pytest.fixture(scope="module")
+def two_targets():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((3000, 2))
+    shared = rng.standard_normal(3000)
+    noise = 0.3 * rng.standard_normal((3000, 2))
+    return X, X + shared[:, None] * [1, -1] + noise + [0, 10]
+
+
+# Oracles
+
+
+@pytest.mark.parametrize("kl_weight", [0.1, 0.5])
+def test_closed_form_of_the_linear_model(kl_weight, linear_gaussian):
+    # For a standardised linear-Gaussian pair with r = 1 - R² and weight w < R²:
+    # decoder variance r / (1 - w) = e, slope R (1 - w e / R²), posterior variance w e / R²,
+    # predictive variance e (1 + w (1 - w e / R²)).
+    x, y = linear_gaussian
+    r2 = LinearRegression().fit(x, y).score(x, y)
+    e = (1 - r2) / (1 - kl_weight)
+    shrink = 1 - kl_weight * e / r2
+    model = GaussianVAERegressor(
+        1, kl_weight=kl_weight, max_epochs=60, early_stopping=False, random_state=0, **LINEAR
+    )
+    model.set_params(net_params={"criterion__mean_power": 0.0}).fit(x, y)
+    assert model.noise_variance_[0] / y.var() == pytest.approx(e, rel=0.03)
+    slope = np.diff(model.predict(np.array([[0.0], [1.0]])))[0] / y.std() * x.std()
+    assert slope == pytest.approx(np.sqrt(r2) * shrink, rel=0.03)
+    _, std = model.encode(x[:1], return_std=True)
+    assert std[0, 0] ** 2 == pytest.approx(kl_weight * e / r2, rel=0.06)
+    noise, latent = model.predict_variance(x[:1])
+    assert (noise + latent)[0] / y.var() == pytest.approx(e * (1 + kl_weight * shrink), rel=0.03)
+
+
+def test_collapse_where_the_weight_passes_r2(linear_gaussian):
+    x, y = linear_gaussian
+    model = GaussianVAERegressor(1, kl_weight=0.9, max_epochs=60, random_state=0, **LINEAR)
+    with pytest.warns(PosteriorCollapseWarning, match="Lower kl_weight"):
+        model.fit(x, y)
+    assert np.ptp(model.predict(x)) < 0.3 * y.std()
+    assert model.noise_variance_[0] == pytest.approx(y.var(), rel=0.1)
+
+
+def test_honest_density_and_intervals_on_linear_data(linear_gaussian, seed):
+    x, y = linear_gaussian
+    model = GaussianVAERegressor(random_state=seed).fit(x[:4000], y[:4000])
+    x, y = x[4000:], y[4000:]
+    truth = stats.norm.logpdf(y, 100 + 2 * x[:, 0], 1).mean()
+    assert model.score_samples(x, y).mean() == pytest.approx(truth, abs=0.02)
+    for coverage in (0.5, 0.9):
+        low, high = model.predict_interval(x, coverage).T
+        assert np.mean((low <= y) & (y <= high)) == pytest.approx(coverage, abs=0.025)
+
+
+def test_the_mean_is_protected_from_the_noise():
+    # Mixed scales of noise: joint maximum likelihood from the first step leaves a poor mean.
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (1500, 2))
+    mean = 3 * np.sin(4 * X[:, 0]) * X[:, 1]
+    std = np.where(X[:, 0] > 0, 0.02, 0.3)
+    y = mean + std * rng.standard_normal(1500)
+    model = GaussianVAERegressor(random_state=0).fit(X[:1000], y[:1000])
+    error = np.sqrt(np.mean((model.predict(X[1000:]) - mean[1000:]) ** 2))
+    assert error < 0.15
+    _, found = model.predict(X[1000:], return_std=True)
+    assert np.median(found[X[1000:, 0] > 0]) < 0.5 * np.median(found[X[1000:, 0] < 0])
+
+
+def test_two_modes_are_found():
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (3000, 1))
+    branch = rng.choice([-1, 1], 3000)
+    y = branch * (1 + 0.3 * x[:, 0]) + 0.05 * rng.standard_normal(3000)
+    model = GaussianVAERegressor(random_state=0).fit(x, y)
+    at = np.zeros((1, 1))
+    between, at_mode = (model.score_samples(at, [v])[0] for v in (0.0, 1.0))
+    assert at_mode > between + 2
+    assert model.predict(at)[0] == pytest.approx(0, abs=0.25)
+    assert model.predict_quantiles(at, [0.2, 0.8])[0] == pytest.approx([-1, 1], abs=0.2)
+
+
+def test_targets_may_be_correlated_given_x(two_targets):
+    X, Y = two_targets
+    model = GaussianVAERegressor(random_state=0).fit(X, Y)
+    mean, covariance = model.predict(X[:200], return_cov=True)
+    assert mean.shape == (200, 2)
+    assert covariance.shape == (200, 2, 2)
+    expected = np.array([[1.09, -1.0], [-1.0, 1.09]])
+    np.testing.assert_allclose(covariance.mean(0), expected, atol=0.2)
+    truth = stats.multivariate_normal([0, 0], expected)
+    assert model.score_samples(X, Y).mean() == pytest.approx(
+        truth.logpdf(Y - X - [0, 10]).mean(), abs=0.15
+    )
+
+
+def test_one_distribution_behind_every_answer(two_targets):
+    X, Y = two_targets
+    model = GaussianVAERegressor(**FAST).set_params(n_draws=1024).fit(X, Y)
+    X = X[:4]
+    mean, std = model.predict(X, return_std=True)
+    _, covariance = model.predict(X, return_cov=True)
+    noise, latent = model.predict_variance(X)
+    np.testing.assert_allclose(std**2, noise + latent)
+    np.testing.assert_allclose(np.diagonal(covariance, axis1=1, axis2=2), std**2)
+    draws = model.sample(X, 40_000, random_state=0)
+    assert draws.shape == (40_000, 4, 2)
+    np.testing.assert_allclose(draws.mean(0), mean, atol=0.03)
+    np.testing.assert_allclose(draws.std(0), std, rtol=0.02)
+    quantiles = model.predict_quantiles(X, [0.1, 0.5, 0.9])
+    assert quantiles.shape == (4, 2, 3)
+    found = np.moveaxis(np.quantile(draws, [0.1, 0.5, 0.9], axis=0), 0, -1)
+    np.testing.assert_allclose(quantiles, found, atol=0.05)
+    np.testing.assert_array_equal(
+        model.predict_interval(X, 0.8), model.predict_quantiles(X, [0.1, 0.9])
+    )
+    loc, scale = model._predict_components(X)
+    log_prob = stats.norm.logpdf(Y[:4], loc, scale).sum(-1)
+    expected = np.log(np.exp(log_prob).mean(0))
+    np.testing.assert_allclose(model.score_samples(X, Y[:4]), expected, rtol=1e-9)
+    np.testing.assert_allclose(loc.mean(0), mean)
+
+
+# Invariances
+
+
+def test_answers_do_not_depend_on_other_rows(fitted, diabetes):
+    X, y = diabetes
+    rows = np.array([5, 3, 200])
+    for answer in (
+        lambda rows: fitted.predict(X[rows]),
+        lambda rows: fitted.predict_interval(X[rows]),
+        lambda rows: fitted.score_samples(X[rows], y[rows]),
+    ):
+        np.testing.assert_allclose(answer(np.arange(len(X)))[rows], answer(rows), rtol=1e-9)
+
+
+def test_units_of_the_target(diabetes):
+    X, y = diabetes
+    a = GaussianVAERegressor(**FAST).fit(X, y)
+    b = GaussianVAERegressor(**FAST).fit(X, y * 1024)
+    np.testing.assert_allclose(b.predict(X), 1024 * a.predict(X), rtol=1e-10)
+    np.testing.assert_allclose(b.predict_interval(X), 1024 * a.predict_interval(X), rtol=1e-9)
+    np.testing.assert_allclose(
+        b.score_samples(X, y * 1024), a.score_samples(X, y) - np.log(1024), rtol=1e-9
+    )
+    np.testing.assert_allclose(b.noise_variance_, 1024**2 * a.noise_variance_, rtol=1e-10)
+
+
+@pytest.mark.parametrize("n_targets", [None, 1, 3])
+def test_targets_keep_their_shape(n_targets):
+    X, Y = load_linnerud(return_X_y=True)
+    y = Y[:, 0] if n_targets is None else Y[:, :n_targets]
+    model = GaussianVAERegressor(**FAST).fit(X, y)
+    shape = y.shape
+    assert model.predict(X).shape == shape
+    assert [a.shape for a in model.predict(X, return_std=True)] == [shape, shape]
+    assert [a.shape for a in model.predict_variance(X)] == [shape, shape]
+    assert model.predict_interval(X).shape == (*shape, 2)
+    assert model.sample(X, 7).shape == (7, *shape)
+    assert model.score_samples(X, y).shape == (20,)
+    assert model.decode(model.transform(X)).shape == shape
+    assert model.noise_variance_.shape == (n_targets or 1,)
+    assert model.transform(X).shape == (20, model.n_components_) == (20, 8)
+
+
+def test_dtype_of_the_rows_is_kept(diabetes):
+    X, y = diabetes
+    model = GaussianVAERegressor(**FAST).fit(X.astype(np.float32), y)
+    answers = (*model.predict(X.astype(np.float32), return_std=True),
+               model.score_samples(X.astype(np.float32), y),
+               model.predict_interval(X.astype(np.float32)))  # fmt: skip
+    assert {answer.dtype for answer in answers} == {np.dtype(np.float32)}
+
+
+def test_rounded_targets_have_a_floor():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((500, 3))
+    y = np.clip(np.round(5.5 + X[:, 0] + 0.7 * rng.standard_normal(500)), 3, 8)
+    model = GaussianVAERegressor(**FAST).fit(X, y)
+    assert model.min_noise_[0] == pytest.approx(1 / np.sqrt(12) / y.std())
+    _, std = model.predict(X, return_std=True)
+    assert std.min() >= 1 / np.sqrt(12) * (1 - 1e-6)
+
+
+def test_constant_target():
+    X = np.random.default_rng(0).standard_normal((60, 2))
+    with pytest.warns(PosteriorCollapseWarning):
+        model = GaussianVAERegressor(kl_weight=1.0, random_state=0).fit(X, np.full(60, 3.0))
+    np.testing.assert_allclose(model.predict(X), 3.0, atol=0.2)
+
+
+# scikit-learn's tools
+
+
+def test_weights_move_the_prediction():
+    X, y = np.zeros((300, 1)), np.r_[np.zeros(150), np.ones(150)]
+    X[:, 0] = np.random.default_rng(0).standard_normal(300)
+    weight = np.r_[np.full(150, 9.0), np.ones(150)]
+    model = GaussianVAERegressor(max_epochs=20, random_state=0)
+    assert model.fit(X, y, sample_weight=weight).predict(X).mean() == pytest.approx(0.1, abs=0.07)
+
+
+def test_partial_fit_and_state(diabetes):
+    X, y = diabetes
+    model = GaussianVAERegressor(random_state=0)
+    for _ in range(12):
+        model.partial_fit(X, y)
+    assert model.score(X, y) > 0.3
+    loaded = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(loaded.predict_interval(X), model.predict_interval(X))
+    assert loaded.partial_fit(X, y).score(X, y) > 0.3
+
+
+def test_pipelines_searches_and_wrappers(diabetes):
+    X, y = diabetes
+    frame = pd.DataFrame(X, columns=[f"x{i}" for i in range(10)])
+    base = GaussianVAERegressor(**{**FAST, "max_epochs": 15})
+    pipeline = make_pipeline(StandardScaler(), base).fit(frame, y)
+    mean, std = pipeline.predict(frame, return_std=True)
+    assert mean.shape == std.shape == y.shape
+    grid = {
+        "gaussianvaeregressor__n_components": [2, 8],
+        "gaussianvaeregressor__kl_weight": [0.01],
+    }
+    search = GridSearchCV(pipeline, grid, cv=2, n_jobs=2, error_score="raise").fit(frame, y)
+    assert search.best_score_ > 0.2
+    wrapped = TransformedTargetRegressor(clone(base), func=np.log, inverse_func=np.exp)
+    assert wrapped.fit(X, y).score(X, y) > 0.2
+    bagged = BaggingRegressor(clone(base), n_estimators=2, random_state=0).fit(X, y)
+    assert bagged.score(X, y) > 0.2
+    assert np.corrcoef(cross_val_predict(base, X, y, cv=2), y)[0, 1] > 0.4
+    features = make_pipeline(clone(base), Ridge())
+    assert features.fit(X, y).score(X, y) > 0.2
+    names = base.fit(frame, y).set_output(transform="pandas").transform(frame).columns
+    assert list(names[:2]) == ["gaussianvaeregressor0", "gaussianvaeregressor1"]
+
+
+# Errors
+
+
+def test_errors(fitted, diabetes):
+    X, y = diabetes
+    with pytest.raises(RuntimeError, match="At most one of return_std and return_cov"):
+        fitted.predict(X, return_std=True, return_cov=True)
+    with pytest.raises(ValueError, match=r"quantiles must lie in \(0, 1\), got \[0.0\]"):
+        fitted.predict_quantiles(X, 0)
+    with pytest.raises(ValueError, match=r"coverage must lie in \(0, 1\), got 90"):
+        fitted.predict_interval(X, 90)
+    with pytest.raises(ValueError, match="n_samples == 0"):
+        fitted.sample(X, 0)
+    with pytest.raises(ValueError, match="contains NaN"):
+        GaussianVAERegressor(**FAST).fit(X, np.where(y > 100, np.nan, y))
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        GaussianVAERegressor(**FAST).fit(X, y[:-1])
+    with pytest.raises(ValueError, match="'init' parameter"):
+        GaussianVAERegressor(init="factor_analysis").fit(X, y)
