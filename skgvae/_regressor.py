@@ -62,7 +62,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         Start of training.
     n_train_draws : int, default=8
         Draws of z in the training bound. One is the plain expected log density, more train
-        the predictive mixture itself.
+        the predictive mixture itself. Targets with several modes need more: 16 or 32.
     standardize : bool, default=True
         Whether to standardise the columns of X and y; else noise is in the units of y.
     max_epochs : int or "auto", default="auto"
@@ -212,6 +212,11 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         self.verbose = verbose
         self.net_params = net_params
 
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None):
@@ -357,7 +362,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
 
         (found,) = self._with_draws(function, X)
         scaler = self._target_scaler
-        found = found * scaler.scale[:, None] + scaler.offset[:, None]
+        found = np.moveaxis(scaler.inverse(np.moveaxis(found, -1, 1)), 1, -1)
         return found[:, 0] if self._is_single else found
 
     def predict_interval(self, X, coverage=0.9):
@@ -379,15 +384,16 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             raise ValueError(f"coverage must lie in (0, 1), got {coverage!r}.")
         return self.predict_quantiles(X, [0.5 - coverage / 2, 0.5 + coverage / 2])
 
-    def score_samples(self, X, y):
+    def score_samples(self, X, y=None):
         """Return log p(y | x) of each row, jointly over the targets.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Rows.
-        y : array-like of shape (n_samples,) or (n_samples, n_targets)
-            Targets.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets), default=None
+            Targets; the predicted mean by default, where the density says how sure the
+            prediction is.
 
         Returns
         -------
@@ -395,6 +401,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             Nats, for a density in the units of y.
         """
         check_is_fitted(self)
+        y = self.predict(X) if y is None else y
         X, y, _ = self._validate_pairs(X, y, None, reset=False)
         draws = self._draws()
         (log_prob,) = self._by_rows(
@@ -486,12 +493,16 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     def _moments(self, X):
         mean, noise, latent = self._with_draws(decoded_moments, X)
         scaler = self._target_scaler
-        return scaler.inverse(mean), noise * scaler.scale**2, latent * scaler.scale**2
+        return (
+            scaler.inverse(mean),
+            scaler.inverse_variance(noise),
+            scaler.inverse_variance(latent),
+        )
 
     def _covariance(self, X):
         scale = self._target_scaler.scale
         (covariance,) = self._with_draws(lambda *args: (decoded_covariance(*args),), X)
-        covariance = covariance * np.outer(scale, scale)
+        covariance = (covariance * np.outer(scale, scale)).astype(covariance.dtype, copy=False)
         return covariance[:, 0, 0] if self._is_single else covariance
 
     def _keep_shape(self, y):

@@ -51,6 +51,10 @@ class Standardizer:
         """Return standard deviations in the user's units."""
         return (X * self.scale).astype(X.dtype, copy=False)
 
+    def inverse_variance(self, X):
+        """Return variances in the user's squared units."""
+        return (X * self.scale**2).astype(X.dtype, copy=False)
+
     @property
     def log_abs_det(self):
         """Sum of log scale: what a log density in the user's units is smaller by."""

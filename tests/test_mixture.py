@@ -9,8 +9,8 @@ from skgvae.mixture import mixture_cdf, mixture_crps, mixture_log_prob, mixture_
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-LOC = torch.tensor([[-2.0, 0.0, 5.0], [1.0, 0.0, 5.1], [3.0, 0.0, 4.9]])
-SCALE = torch.tensor([[0.3, 1.0, 2.0], [1.0, 1.0, 0.1], [0.2, 1.0, 0.5]])
+LOC = torch.tensor([[-2.0, 0.0, 5.0], [1.0, 0.0, 5.1], [3.0, 0.0, 4.9]], dtype=torch.float64)
+SCALE = torch.tensor([[0.3, 1.0, 2.0], [1.0, 1.0, 0.1], [0.2, 1.0, 0.5]], dtype=torch.float64)
 
 
 def cdf(t, i):

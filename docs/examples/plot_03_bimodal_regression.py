@@ -31,7 +31,7 @@ X_train, X_test, t_train, t_test = x[:2000, None], x[2000:, None], t[:2000], t[2
 # %%
 # The mean-variance network is the same perceptron without a latent between x and t, trained
 # on its log density.
-model = GaussianVAERegressor(random_state=0).fit(X_train, t_train)
+model = GaussianVAERegressor(kl_weight=0.1, n_train_draws=16, random_state=0).fit(X_train, t_train)
 
 torch.manual_seed(0)
 network = GaussianMLP(1, 1, hidden_features=(64, 64), min_scale=0.01)
