@@ -41,7 +41,7 @@ DTYPES = [np.float64, np.float32]
 
 MIN_NOISE = 0.01
 LEARNING_RATE = 5e-3
-MIN_EPOCHS = 10
+MIN_EPOCHS, MANY_EPOCHS = 10, 100
 MIN_VALIDATION_ROWS = 3
 # Only these: decay would pull the linear paths, biases and noise away from the data.
 DECAYED = "*.hidden.*.weight"
@@ -49,15 +49,6 @@ DECAYED = "*.hidden.*.weight"
 ROWS_PER_CHUNK = 1024
 N_DESCRIBED = 10_000
 ACTIVE_KL = 0.01  # nats a row from which a latent component counts as used
-# What cannot change between a fit and its continuation.
-STRUCTURE = (
-    "n_components",
-    "hidden_layer_sizes",
-    "activation",
-    "noise",
-    "min_noise",
-    "standardize",
-)
 _SEEDS = ("split", "weights", "train", "draws")
 
 
@@ -99,7 +90,9 @@ class BaseGaussianVAE(
         "net_params": [dict, None],
     }
 
-    _n_steps = 1000  # of training, where max_epochs is "auto"
+    # How long to train where max_epochs is "auto".
+    _n_steps = 1000
+    _n_rows_seen = 1_000_000
 
     @abstractmethod
     def __init__(self):
@@ -150,7 +143,7 @@ class BaseGaussianVAE(
         self._resolve_training(len(train), valid)
         module = self.module_ if continues else self._new_module(train, seeds["weights"])
         self.net_ = self._make_net(module).initialize()
-        self._train(train, valid)
+        self._train(train, valid, X, target)
         return self
 
     def _partial_fit(self, X, target=None, sample_weight=None):
@@ -168,7 +161,7 @@ class BaseGaussianVAE(
             self._resolve_training(len(rows), None)
             self.net_ = self._make_net(self._new_module(rows, seeds["weights"])).initialize()
         self.net_.schedule = None
-        self._train(rows, None, epochs=1)
+        self._train(rows, None, X, target, epochs=1)
         return self
 
     def _set_up(self, X, target, weight, seeds):
@@ -201,7 +194,7 @@ class BaseGaussianVAE(
             "max_noise": max_noise,
             **_module_params(self.net_params),
         }
-        self._structure = {name: getattr(self, name) for name in STRUCTURE}
+        self._structure = self._get_structure()
         self._train_seed, self._draws_seed = seeds["train"], seeds["draws"]
         self._dtype = X.dtype.name
         self.device_ = _resolve_device(self.device)
@@ -212,8 +205,8 @@ class BaseGaussianVAE(
         self._target_scaler = self._scaler if target is None else fit(target, weight)
 
     def _check_continues(self, X, target):
-        for name in STRUCTURE:
-            value, fitted = getattr(self, name), self._structure[name]
+        for name, value in self._get_structure().items():
+            fitted = self._structure[name]
             if value != fitted:
                 raise ValueError(
                     f"{name}={value!r}, but the fitted model has {name}={fitted!r}. Use fit with "
@@ -226,6 +219,12 @@ class BaseGaussianVAE(
                 f"The fitted model has {widths[0]} features and {widths[1]} targets, but got "
                 f"{given[0]} and {given[1]}. Use fit with warm_start=False for new data."
             )
+
+    def _get_structure(self):
+        """Return the parameters that cannot change between a fit and its continuation."""
+        names = ("n_components", "activation", "noise", "min_noise", "standardize")
+        hidden = {"hidden_layer_sizes": _hidden_features(self.hidden_layer_sizes)}
+        return {name: getattr(self, name) for name in names} | hidden
 
     def _to_rows(self, X, target, weight):
         v1 = torch.from_numpy(self._scaler.forward(X, np.float32))
@@ -257,7 +256,8 @@ class BaseGaussianVAE(
         n_batches = -(-n_rows // batch_size)
         max_epochs = self.max_epochs
         if max_epochs == "auto":
-            max_epochs = max(MIN_EPOCHS, -(-self._n_steps // n_batches))
+            enough = min(MANY_EPOCHS, self._n_rows_seen // n_rows)
+            max_epochs = max(MIN_EPOCHS, -(-self._n_steps // n_batches), enough)
         patience = self.patience
         if patience == "auto":
             patience = max(10, max_epochs // 2)
@@ -268,10 +268,13 @@ class BaseGaussianVAE(
             "lr": LEARNING_RATE if self.lr == "auto" else float(self.lr),
             "criterion__kl_weight": float(self.kl_weight),
             "criterion__n_draws": int(self.n_train_draws),
-            "n_valid_draws": 1
-            if valid is None
-            else _n_valid_draws(len(valid), self.n_train_draws),
+            "n_valid_draws": 1 if valid is None else self._choose_n_valid_draws(len(valid)),
         }
+
+    def _choose_n_valid_draws(self, n_valid):
+        # Few rows need many draws to tell epochs apart, for many rows they would cost the most.
+        draws = self.n_train_draws
+        return int(np.clip(4096 // n_valid, draws, max(64, draws)))
 
     def _make_module(self, generator=None):
         spec = dict(self._module_spec)
@@ -315,12 +318,12 @@ class BaseGaussianVAE(
             for group in net.optimizer_.param_groups:
                 group["initial_lr"] = self._training["lr"]
 
-    def _train(self, train, valid, epochs=None):
+    def _train(self, train, valid, X, y, epochs=None):
         net, callbacks = self.net_, self.net_.callbacks_
         try:
             net.train_split = None if valid is None else predefined_split(valid)
             if getattr(self, "_skl_callbacks", None):
-                net.callbacks_ = [*callbacks, ("sklearn", SklearnCallbacks(self, train.v1))]
+                net.callbacks_ = [*callbacks, ("sklearn", SklearnCallbacks(self, X, y))]
             net.partial_fit(train, epochs=epochs)
         finally:
             net.train_split, net.callbacks_ = None, callbacks  # a fitted model holds no data
@@ -535,11 +538,6 @@ def _hidden_features(sizes):
     if not all(isinstance(s, Integral) and s >= 1 for s in sizes):
         raise ValueError(f"hidden_layer_sizes must hold integers from 1 on, got {sizes!r}.")
     return tuple(int(s) for s in sizes)
-
-
-def _n_valid_draws(n_valid, n_train_draws):
-    # Few rows need many draws to tell epochs apart, for many rows they would cost the most.
-    return int(np.clip(4096 // n_valid, n_train_draws, max(64, n_train_draws)))
 
 
 def _module_params(net_params):

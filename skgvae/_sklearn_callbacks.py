@@ -24,13 +24,14 @@ class SklearnCallbacks(Callback):
     ----------
     estimator : estimator
         The estimator being fitted, its ``net_`` set.
-    X : array-like
-        Its training rows.
+    X, y : array-like
+        Its training rows and targets, in the user's units.
     """
 
-    def __init__(self, estimator, X):
+    def __init__(self, estimator, X, y=None):
         self.estimator = estimator
         self.X = X
+        self.y = y
 
     def on_train_begin(self, net, **kwargs):
         self.context_ = self.estimator._init_callback_context(max_subtasks=net.max_epochs)
@@ -48,4 +49,4 @@ class SklearnCallbacks(Callback):
         self._tell(self.context_.call_on_fit_task_end)
 
     def _tell(self, hook):
-        return hook(estimator=self.estimator, X=self.X, reconstruction_attributes={})
+        return hook(estimator=self.estimator, X=self.X, y=self.y, reconstruction_attributes={})

@@ -467,7 +467,7 @@ def test_continued_training_takes_changed_settings_and_refuses_a_changed_structu
     vae.set_params(lr=1e-12, kl_weight=3.0).partial_fit(iris)
     assert vae.score(iris) == pytest.approx(before, abs=1e-6)
     assert vae.net_.criterion_.kl_weight == 3.0
-    for change in ({"n_components": 3}, {"noise": "isotropic"}, {"hidden_layer_sizes": (5,)}):
+    for change in ({"n_components": 3}, {"noise": "isotropic"}, {"hidden_layer_sizes": [5]}):
         name = next(iter(change))
         with pytest.raises(ValueError, match=f"{name}=.*warm_start=False"):
             clone_fitted(vae).set_params(**change, warm_start=True).fit(iris)
@@ -566,6 +566,7 @@ def test_scikit_learn_callbacks_see_every_epoch(iris):
         def on_fit_task_end(self, estimator, context, *, X=None, fitted_estimator=None):
             self.events.append(context.task_name)
             if context.task_name == "epoch":
+                np.testing.assert_array_equal(X, iris)
                 assert fitted_estimator.transform(iris).shape == (150, 2)
                 return len(self.events) == 4  # stop after the third epoch
             return False
