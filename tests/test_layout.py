@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sklearn.utils._testing import assert_docstring_consistency
 
 import skgvae
 
@@ -111,3 +112,21 @@ def test_every_parameter_is_documented_and_constrained():
         assert set(parameters) == set(estimator._parameter_constraints)
         for parameter in parameters:
             assert f"\n    {parameter} : " in estimator.__doc__, parameter
+
+
+def test_shared_parameters_are_described_alike():
+    pytest.importorskip("numpydoc")
+    assert_docstring_consistency(
+        [skgvae.GaussianVAE, skgvae.GaussianVAERegressor],
+        include_params=True,
+        exclude_params=[
+            "n_components",
+            "kl_weight",
+            "min_noise",
+            "init",
+            "n_train_draws",
+            "standardize",
+            "max_epochs",
+            "n_draws",
+        ],
+    )
