@@ -66,9 +66,9 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     standardize : bool, default=True
         Whether to standardise the columns of X and y; else noise is in the units of y.
     max_epochs : int or "auto", default="auto"
-        Passes over the training rows. "auto" takes 2000 steps, on many rows more: up to 100
-        passes as long as they see less than 4 million rows, and 10 at least. 0 keeps the
-        start.
+        Passes over the training rows. "auto" takes 100; more where these are less than 2000
+        steps; fewer, but 10 at least, where they would see more than 4 million rows. 0 keeps
+        the start.
     batch_size : int or "auto", default="auto"
         Rows in a step. "auto" is a sixteenth of the rows, between 16 and 512.
     lr : float or "auto", default="auto"

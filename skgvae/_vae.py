@@ -64,8 +64,9 @@ class GaussianVAE(BaseGaussianVAE):
     standardize : bool, default=True
         Whether to standardise the columns; else noise is in the units of X.
     max_epochs : int or "auto", default="auto"
-        Passes over the training rows. "auto" takes 1000 steps, on many rows more: up to 100
-        passes as long as they see less than a million rows, and 10 at least. 0 keeps the start.
+        Passes over the training rows. "auto" takes 100; more where these are less than 1000
+        steps; fewer, but 10 at least, where they would see more than a million rows. 0 keeps
+        the start.
     batch_size : int or "auto", default="auto"
         Rows in a step. "auto" is a sixteenth of the rows, between 16 and 512.
     lr : float or "auto", default="auto"
