@@ -365,8 +365,8 @@ class GaussianVAENet(NeuralNet):
         self._steps_done += 1
 
     def _few_threads(self):
-        # Threads that wait for each other cost a small step more than they share of it: up to
-        # twenty times its duration on a busy machine.
+        # In a small step threads wait for each other longer than they share the work, above all
+        # on a busy machine.
         n_weights = sum(p.numel() for p in self.module_.parameters())
         rows = min(self.batch_size, 8192) * self.criterion_.n_draws
         limits = 1 if rows * n_weights < _PARALLEL_WORK else None
