@@ -405,6 +405,11 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         check_is_fitted(self)
         y = self.predict(X) if y is None else y
         X, y, _ = self._validate_pairs(X, y, None, reset=False)
+        n_targets = self._module_spec["out_features"]
+        if y.shape[1] != n_targets:
+            raise ValueError(
+                f"y has {y.shape[1]} targets, but the model was fitted to {n_targets}."
+            )
         draws = self._draws()
         (log_prob,) = self._by_rows(
             lambda module, v1, v2: (predictive_log_prob(module, v1, v2, draws),),
@@ -421,14 +426,14 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         X : array-like of shape (n_samples, n_features)
             Rows.
         n_samples : int, default=1
-            Draws for each row.
+            Number of draws for each row.
         random_state : int, RandomState instance or None, default=None
             Seed; None draws afresh at each call.
 
         Returns
         -------
-        ndarray of shape (n_draws, n_samples) or (n_draws, n_samples, n_targets)
-            Draws in the units of y.
+        ndarray of shape (n_samples, n_rows) or (n_samples, n_rows, n_targets)
+            Draws in the units of y, for the n_rows rows of X.
         """
         check_is_fitted(self)
         n_samples = check_scalar(n_samples, "n_samples", Integral, min_val=1)

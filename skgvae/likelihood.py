@@ -74,11 +74,8 @@ def marginal_log_prob(vae: nn.Module, v1: Tensor, v2: Tensor, draws: Tensor) -> 
     Tensor of shape (n_samples,)
         Nats.
     """
-    total = torch.full((len(v1),), -math.inf, dtype=v1.dtype, device=v1.device)
-    for eps in _chunks(vae, v1, draws):
-        log_w = importance_log_weights(vae, v1, v2, eps)
-        total = torch.logaddexp(total, torch.logsumexp(log_w, 0))
-    return total - math.log(len(draws))
+    chunks = _chunks(vae, v1, draws)
+    return _log_mean_exp(importance_log_weights(vae, v1, v2, eps) for eps in chunks)
 
 
 @torch.no_grad()
@@ -105,17 +102,14 @@ def decoded_moments(vae: nn.Module, v1: Tensor, draws: Tensor) -> tuple[Tensor, 
         The mean of the decoder's means, the mean of its variances, and the variance of its
         means. The variance of v2 is the sum of the last two.
     """
-    loc, log_scale = vae.encoder.loc_and_log_scale(v1)
     mean = noise = square = 0.0
-    # Moments about the mean of a first chunk, else the square of a large mean would cancel.
-    centre = vae.decoder.loc_and_log_scale(loc)[0]
-    for eps in _chunks(vae, v1, draws):
-        z = torch.addcmul(loc, log_scale.exp(), eps)
-        decoded, decoded_log_scale = vae.decoder.loc_and_log_scale(z)
-        deviation = decoded - centre
+    # Moments about the decoded posterior mean: the square of a large mean would cancel.
+    centre = vae.decoder.loc_and_log_scale(vae.encoder.loc_and_log_scale(v1)[0])[0]
+    for loc, log_scale in _decoded(vae, v1, draws):
+        deviation = loc - centre
         mean = mean + deviation.sum(0)
         square = square + deviation.square().sum(0)
-        noise = noise + torch.exp(2 * decoded_log_scale).expand_as(decoded).sum(0)
+        noise = noise + torch.exp(2 * log_scale).expand_as(loc).sum(0)
     n = len(draws)
     mean = mean / n
     return centre + mean, noise / n, (square / n - mean.square()).clamp(min=0)
@@ -130,13 +124,8 @@ def predictive_log_prob(vae: nn.Module, v1: Tensor, v2: Tensor, draws: Tensor) -
     vae, v1, v2, draws
         As above.
     """
-    total = torch.full((len(v1),), -math.inf, dtype=v1.dtype, device=v1.device)
-    loc, log_scale = vae.encoder.loc_and_log_scale(v1)
-    for eps in _chunks(vae, v1, draws):
-        z = torch.addcmul(loc, log_scale.exp(), eps)
-        log_lik = gaussian_log_prob(v2, *vae.decoder.loc_and_log_scale(z))
-        total = torch.logaddexp(total, torch.logsumexp(log_lik, 0))
-    return total - math.log(len(draws))
+    decoded = _decoded(vae, v1, draws)
+    return _log_mean_exp(gaussian_log_prob(v2, *parameters) for parameters in decoded)
 
 
 @torch.no_grad()
@@ -152,10 +141,9 @@ def decoded_components(vae: nn.Module, v1: Tensor, draws: Tensor) -> tuple[Tenso
     -------
     loc, scale : Tensor of shape (K, n_samples, out_features)
     """
-    loc, log_scale = vae.encoder.loc_and_log_scale(v1)
-    z = torch.addcmul(loc, log_scale.exp(), draws.to(v1)[:, None, :])
-    decoded, decoded_log_scale = vae.decoder.loc_and_log_scale(z)
-    return decoded, decoded_log_scale.exp().expand_as(decoded)
+    parts = [(loc, log_scale.expand_as(loc)) for loc, log_scale in _decoded(vae, v1, draws)]
+    loc, log_scale = (torch.cat(part) for part in zip(*parts, strict=True))
+    return loc, log_scale.exp()
 
 
 @torch.no_grad()
@@ -173,6 +161,23 @@ def decoded_covariance(vae: nn.Module, v1: Tensor, draws: Tensor) -> Tensor:
     deviation = loc - loc.mean(0)
     latent = torch.einsum("kni,knj->nij", deviation, deviation) / len(draws)
     return latent + torch.diag_embed(scale.square().mean(0))
+
+
+def _log_mean_exp(chunks):
+    # Of terms that come in chunks of draws (k, n), without holding them all.
+    total, n_draws = None, 0
+    for log_terms in chunks:
+        part = torch.logsumexp(log_terms, 0)
+        total = part if total is None else torch.logaddexp(total, part)
+        n_draws += len(log_terms)
+    return total - math.log(n_draws)
+
+
+def _decoded(vae, v1, draws):
+    # Mean and log scale of p(v2 | z) at the draws of z ~ q(z | v1), in chunks of draws.
+    loc, log_scale = vae.encoder.loc_and_log_scale(v1)
+    for eps in _chunks(vae, v1, draws):
+        yield vae.decoder.loc_and_log_scale(torch.addcmul(loc, log_scale.exp(), eps))
 
 
 def _chunks(vae, v1, draws):

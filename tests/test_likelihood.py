@@ -7,7 +7,14 @@ from scipy.stats import kstest
 from sklearn.decomposition import PCA
 
 from skgvae import likelihood
-from skgvae.likelihood import decoded_moments, latent_draws, lower_bound, marginal_log_prob
+from skgvae.likelihood import (
+    decoded_components,
+    decoded_moments,
+    latent_draws,
+    lower_bound,
+    marginal_log_prob,
+    predictive_log_prob,
+)
 from skgvae.nn import GaussianVAEModule
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -75,9 +82,11 @@ def test_chunks_change_nothing(pca, monkeypatch):
     vae, x, _ = pca
     draws = latent_draws(100, 2, 0)
     whole = [marginal_log_prob(vae, x, x, draws), lower_bound(vae, x, x, draws)]
+    whole += [predictive_log_prob(vae, x, x, draws), *decoded_components(vae, x, draws)]
     whole += decoded_moments(vae, x, draws)
     monkeypatch.setattr(likelihood, "MAX_ELEMENTS", 60 * 64 * 7)  # 7 draws at once
     chunks = [marginal_log_prob(vae, x, x, draws), lower_bound(vae, x, x, draws)]
+    chunks += [predictive_log_prob(vae, x, x, draws), *decoded_components(vae, x, draws)]
     chunks += decoded_moments(vae, x, draws)
     for a, b in zip(whole, chunks, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)

@@ -292,6 +292,8 @@ def test_errors(fitted, diabetes):
         fitted.predict_interval(X, 90)
     with pytest.raises(ValueError, match="n_samples == 0"):
         fitted.sample(X, 0)
+    with pytest.raises(ValueError, match="y has 2 targets, but the model was fitted to 1"):
+        fitted.score_samples(X, np.column_stack([y, y]))
     with pytest.raises(ValueError, match="contains NaN"):
         GaussianVAERegressor(**FAST).fit(X, np.where(y > 100, np.nan, y))
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
