@@ -227,6 +227,8 @@ class BaseGaussianVAE(
         return {name: getattr(self, name) for name in names} | hidden
 
     def _to_rows(self, X, target, weight):
+        if target is not None:
+            self._scaler = self._scaler.limited_to(X)
         v1 = torch.from_numpy(self._scaler.forward(X, np.float32))
         v2 = None
         if target is not None:

@@ -38,6 +38,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     :meth:`score_samples` reports.
 
     Columns and targets are standardised inside; whatever comes out is in the units of y.
+    A feature that lies further outside its training range than that range is wide is moved
+    to there: answers for such rows are no better than for that point.
 
     Parameters
     ----------

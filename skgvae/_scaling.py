@@ -14,11 +14,14 @@ class Standardizer:
     ----------
     offset, scale : ndarray of shape (n_features,)
         ``standardised = (X - offset) / scale``.
+    limits : tuple of two ndarrays of shape (n_features,), optional
+        Standardised values outside are moved there.
     """
 
-    def __init__(self, offset, scale):
+    def __init__(self, offset, scale, limits=None):
         self.offset = offset
         self.scale = scale
+        self.limits = limits
 
     @classmethod
     def fit(cls, X, weight=None):
@@ -36,11 +39,24 @@ class Standardizer:
         """Leave the user's units."""
         return cls(np.zeros(X.shape[1]), np.ones(X.shape[1]))
 
+    def limited_to(self, X):
+        """Return this scaling with limits: the range of X, widened by itself on either side.
+
+        A network says nothing sensible about a row far outside what it was trained on, and
+        the further, the louder.
+        """
+        low, high = ((x - self.offset) / self.scale for x in (X.min(0), X.max(0)))
+        low, high = low - (high - low), high + (high - low)
+        if self.limits is not None:
+            low, high = np.minimum(low, self.limits[0]), np.maximum(high, self.limits[1])
+        return Standardizer(self.offset, self.scale, (low, high))
+
     def forward(self, X, dtype=None):
         """Return standardised rows; the arithmetic is float64 whatever the dtype."""
         out = np.empty(X.shape, dtype=dtype or X.dtype)
         for rows in gen_batches(len(X), _ROWS):
-            out[rows] = (X[rows] - self.offset) / self.scale
+            standardised = (X[rows] - self.offset) / self.scale
+            out[rows] = standardised if self.limits is None else standardised.clip(*self.limits)
         return out
 
     def inverse(self, X):

@@ -178,6 +178,30 @@ def test_answers_do_not_depend_on_other_rows(fitted, diabetes):
         np.testing.assert_allclose(answer(np.arange(len(X)))[rows], answer(rows), rtol=1e-9)
 
 
+def test_order_of_the_targets_does_not_matter(two_targets):
+    # Up to the noise of training: the initial weights know the columns by their place.
+    X, Y = two_targets
+    model = GaussianVAERegressor(max_epochs=40, random_state=0)
+    a, b = (clone(model).fit(X[:2000], y[:2000]) for y in (Y, Y[:, ::-1]))
+    X, Y = X[2000:], Y[2000:]
+    difference = a.score_samples(X, Y) - b.score_samples(X, Y[:, ::-1])
+    assert difference.mean() == pytest.approx(0, abs=0.05)
+    difference = a.predict(X) - b.predict(X)[:, ::-1]
+    assert np.sqrt(np.mean(difference**2)) < 0.2  # of a standard deviation of 1.4
+
+
+def test_extreme_inputs_are_moved_to_the_edge_of_what_was_seen(linear_gaussian):
+    x, y = linear_gaussian
+    model = GaussianVAERegressor(max_epochs=20, random_state=0).fit(x, y)
+    low, high = x.min(), x.max()
+    edge = [[low - (high - low)], [high + (high - low)]]
+    np.testing.assert_allclose(model.predict([[-1e30], [1e30]]), model.predict(edge))
+    inside = model.predict([[high + 0.4], [high + 0.5]])  # beyond the range, not yet moved
+    assert inside[1] - inside[0] == pytest.approx(0.2, abs=0.1)
+    model.partial_fit([[1e3], [0.0]], [2100.0, 100.0])  # what was seen grows
+    assert model.predict([[1e4]]) > model.predict([[1e3]])
+
+
 def test_units_of_the_target(diabetes):
     X, y = diabetes
     a = GaussianVAERegressor(**FAST).fit(X, y)
