@@ -9,7 +9,7 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import gen_batches
+from sklearn.utils import check_scalar, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import (
     _check_sample_weight,
@@ -24,7 +24,7 @@ from ._random import draw_seeds
 from ._scaling import Standardizer, grid_noise
 from ._sklearn_callbacks import CallbackSupportMixin, SklearnCallbacks
 from .batches import RowDataset
-from .likelihood import latent_draws
+from .likelihood import MAX_ELEMENTS, decoded_moments, latent_draws
 from .net import GaussianVAENet
 from .nn import MAX_SCALE, NOISE_MODELS, GaussianVAEModule
 
@@ -98,6 +98,9 @@ class BaseGaussianVAE(
     def __init__(self):
         pass
 
+    # When a collapse is right.
+    _nothing_to_find = "if the target does not depend on X, there is nothing to find"
+
     @abstractmethod
     def _choose_n_components(self, X, target):
         """Return the width of the latent space where the user leaves it open."""
@@ -129,35 +132,37 @@ class BaseGaussianVAE(
 
     # Training
 
-    def _fit(self, X, target=None, sample_weight=None):
-        """Train on validated rows; without a target the target is X itself."""
+    def _fit(self, X, target=None, weight=None, *labels):
+        """Train on validated rows with positive weights of mean one.
+
+        Without a target the target is X itself. Labels are their indices and their weights.
+        """
         seeds = dict(zip(_SEEDS, draw_seeds(self.random_state, len(_SEEDS)), strict=True))
-        X, target, weight = _drop_unweighted(X, target, sample_weight)
         continues = self.warm_start and self.__sklearn_is_fitted__()
         if continues:
             self._check_continues(X, target)
         else:
             self._set_up(X, target, weight, seeds)
-        rows = self._to_rows(X, target, weight)
+        rows = self._to_rows(X, target, weight, *labels)
         train, valid = self._split(rows, seeds["split"])
+        train = self._balance(train)
         self._resolve_training(len(train), valid)
         module = self.module_ if continues else self._new_module(train, seeds["weights"])
         self.net_ = self._make_net(module).initialize()
         self._train(train, valid, X, target)
         return self
 
-    def _partial_fit(self, X, target=None, sample_weight=None):
-        """Train one pass over validated rows, at a constant learning rate."""
-        X, target, weight = _drop_unweighted(X, target, sample_weight)
+    def _partial_fit(self, X, target=None, weight=None, *labels):
+        """Train one pass over such rows, at a constant learning rate."""
         if self.__sklearn_is_fitted__():
             self._check_continues(X, target)
-            rows = self._to_rows(X, target, weight)
+            rows = self._to_rows(X, target, weight, *labels)
             self._resolve_training(len(rows), None)
             self._update_net()
         else:
             seeds = dict(zip(_SEEDS, draw_seeds(self.random_state, len(_SEEDS)), strict=True))
             self._set_up(X, target, weight, seeds)
-            rows = self._to_rows(X, target, weight)
+            rows = self._to_rows(X, target, weight, *labels)
             self._resolve_training(len(rows), None)
             self.net_ = self._make_net(self._new_module(rows, seeds["weights"])).initialize()
         self.net_.schedule = None
@@ -167,7 +172,7 @@ class BaseGaussianVAE(
     def _set_up(self, X, target, weight, seeds):
         """Learn the units and choose the sizes of the module."""
         self._set_scaling(X, target, weight)
-        target = X if target is None else target
+        target = X if target is None else target[np.isfinite(target[:, 0])]
         scale = self._target_scaler.scale
         max_noise = MAX_SCALE if self.standardize else MAX_SCALE * np.maximum(1, target.std(0))
         if self.min_noise == "auto":
@@ -226,7 +231,7 @@ class BaseGaussianVAE(
         hidden = {"hidden_layer_sizes": _hidden_features(self.hidden_layer_sizes)}
         return {name: getattr(self, name) for name in names} | hidden
 
-    def _to_rows(self, X, target, weight):
+    def _to_rows(self, X, target, weight, *labels):
         if target is not None:
             self._scaler = self._scaler.limited_to(X)
         v1 = torch.from_numpy(self._scaler.forward(X, np.float32))
@@ -234,12 +239,14 @@ class BaseGaussianVAE(
         if target is not None:
             v2 = torch.from_numpy(self._target_scaler.forward(target, np.float32))
         weight = None if weight is None else torch.from_numpy(weight.astype(np.float32))
-        return RowDataset(v1, v2, weight)
+        return RowDataset(v1, v2, weight, *map(torch.from_numpy, labels))
 
     def _split(self, rows, seed):
         """Return training rows and, for early stopping, validation rows."""
-        n_valid = int(np.ceil(self.validation_fraction * len(rows)))
-        if not self.early_stopping or self.max_epochs == 0 or n_valid < MIN_VALIDATION_ROWS:
+        if not self.early_stopping or self.max_epochs == 0:
+            return rows, None
+        order, n_valid = self._choose_held_out(rows, np.random.RandomState(seed))
+        if n_valid < MIN_VALIDATION_ROWS:
             return rows, None
         n_train = len(rows) - n_valid
         if n_train < 2:
@@ -247,8 +254,17 @@ class BaseGaussianVAE(
                 f"validation_fraction={self.validation_fraction!r} leaves {n_train} of "
                 f"{len(rows)} rows for training; 2 are needed."
             )
-        order = torch.from_numpy(np.random.RandomState(seed).permutation(len(rows)))
+        order = torch.from_numpy(order)
         return rows.subset(order[n_valid:]), rows.subset(order[:n_valid])
+
+    def _balance(self, train):
+        """Return the rows that an epoch passes over."""
+        return train
+
+    def _choose_held_out(self, rows, rng):
+        """Return the rows in random order, and how many of the first are held out."""
+        n_valid = int(np.ceil(self.validation_fraction * len(rows)))
+        return rng.permutation(len(rows)), n_valid
 
     def _resolve_training(self, n_rows, valid):
         """Choose what is "auto" from the number of rows."""
@@ -278,7 +294,7 @@ class BaseGaussianVAE(
         draws = self.n_train_draws
         return int(np.clip(4096 // n_valid, draws, max(64, draws)))
 
-    def _make_module(self, generator=None):
+    def _make_module(self, generator):
         spec = dict(self._module_spec)
         if isinstance(spec["activation"], str):
             spec["activation"] = ACTIVATIONS[spec["activation"]]
@@ -334,6 +350,14 @@ class BaseGaussianVAE(
         best = dict(callbacks).get("best_epoch")
         self.best_epoch_ = self.n_epochs_ if best is None else best.best_epoch_
         self._describe(train)
+        if self.n_active_components_ == 0:
+            warnings.warn(
+                "Posterior collapse: no latent component carries information (all of "
+                f"kl_per_component_ are below {ACTIVE_KL} nats), transform is constant. Lower "
+                f"kl_weight (now {self.kl_weight:g}); {self._nothing_to_find}.",
+                PosteriorCollapseWarning,
+                stacklevel=2,
+            )
 
     @torch.no_grad()
     def _describe(self, train):
@@ -352,15 +376,6 @@ class BaseGaussianVAE(
         self.n_active_components_ = int(np.sum(self.kl_per_component_ > ACTIVE_KL))
         noise = np.average(variance.cpu().double().numpy(), 0, weight)
         self.noise_variance_ = noise * self._target_scaler.scale**2
-        if self.n_active_components_ == 0:
-            warnings.warn(
-                "Posterior collapse: no latent component carries information (all of "
-                f"kl_per_component_ are below {ACTIVE_KL} nats), transform is constant. Lower "
-                f"kl_weight (now {self.kl_weight:g}); if the columns are independent of each "
-                "other, there is nothing to find.",
-                PosteriorCollapseWarning,
-                stacklevel=2,
-            )
 
     # The latent space
 
@@ -445,12 +460,6 @@ class BaseGaussianVAE(
     def _validate_rows(self, X, **kwargs):
         return validate_data(self, X, dtype=DTYPES, **{"reset": False, **kwargs})
 
-    def _validate_training(self, X, sample_weight, reset):
-        X = self._validate_rows(X, reset=reset, ensure_min_samples=2)
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
-        return X, sample_weight
-
     @contextmanager
     def _all_or_nothing(self):
         """Leave the estimator as it was when fitting fails."""
@@ -471,7 +480,7 @@ class BaseGaussianVAE(
                 del net.history[n_epochs:]
             raise
 
-    def _by_rows(self, function, *arrays):
+    def _by_rows(self, function, *arrays, size=1):
         """Call ``function(module, *tensors)`` on chunks of rows; return ndarrays.
 
         The arithmetic has the dtype of the rows: float64 rows are answered in float64, by
@@ -480,7 +489,7 @@ class BaseGaussianVAE(
         module = self._inference_module(arrays[0].dtype)
         parts = []
         with torch.no_grad():
-            for rows in gen_batches(len(arrays[0]), ROWS_PER_CHUNK):
+            for rows in gen_batches(len(arrays[0]), min(ROWS_PER_CHUNK, -(-MAX_ELEMENTS // size))):
                 tensors = [torch.as_tensor(a[rows], device=self.device_) for a in arrays]
                 parts.append([out.cpu().numpy() for out in function(module, *tensors)])
         return [np.concatenate(part) for part in zip(*parts, strict=True)]
@@ -490,8 +499,39 @@ class BaseGaussianVAE(
             return copy.deepcopy(self.module_).double().eval()
         return self.module_.eval()
 
-    def _draws(self):
-        return latent_draws(self.n_draws, self.n_components_, self._draws_seed)
+    def _draws(self, width=None):
+        return latent_draws(self.n_draws, width or self.n_components_, self._draws_seed)
+
+    def _with_draws(self, function, X, size=1):
+        """Call ``function(module, v1, draws)`` on chunks of rows; it holds size numbers a row."""
+        check_is_fitted(self)
+        X = self._validate_rows(X)
+        draws = self._draws()
+        return self._by_rows(
+            lambda module, v1: function(module, v1, draws), self._scaler.forward(X), size=size
+        )
+
+    def _moments(self, X):
+        """Return the moments of p(v2 | v1) in units of v2, as ``decoded_moments`` does."""
+        mean, noise, latent = self._with_draws(decoded_moments, X)
+        scaler = self._target_scaler
+        return (
+            scaler.inverse(mean),
+            scaler.inverse_variance(noise),
+            scaler.inverse_variance(latent),
+        )
+
+    def _sample_target(self, X, n_samples, random_state):
+        """Draw v2 given v1, of shape (n_samples, n_rows, n_outputs)."""
+        check_is_fitted(self)
+        n_samples = check_scalar(n_samples, "n_samples", Integral, min_val=1)
+        (seed,) = draw_seeds(random_state, 1)
+        rng = np.random.default_rng(seed)
+        mean, std = self.encode(X, return_std=True)
+        Z = mean + std * rng.standard_normal((n_samples, *mean.shape), mean.dtype)
+        mean, std = BaseGaussianVAE.decode(self, Z.reshape(-1, Z.shape[-1]), return_std=True)
+        target = mean + std * rng.standard_normal(mean.shape, mean.dtype)
+        return target.reshape(n_samples, -1, target.shape[1])
 
     # State: arrays and numbers only
 
@@ -554,16 +594,15 @@ def _module_params(net_params):
     return params
 
 
-def _drop_unweighted(X, target, sample_weight):
-    """Return rows with positive weight, and the weights with mean one."""
+def drop_unweighted(sample_weight, X, *arrays):
+    """Return the weights, with mean one, and the rows of the arrays where they are positive."""
     if sample_weight is None:
-        return X, target, None
-    kept = sample_weight > 0
+        return None, X, *arrays
+    weight = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+    kept = weight > 0
     if kept.sum() < 2:
         raise ValueError(f"sample_weight is positive for {kept.sum()} rows; 2 are needed.")
-    target = None if target is None else target[kept]
-    weight = sample_weight[kept]
-    return X[kept], target, weight / weight.mean()
+    return weight[kept] / weight[kept].mean(), *(array[kept] for array in (X, *arrays))
 
 
 def _scalars(record):

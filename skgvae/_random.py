@@ -1,6 +1,9 @@
 """Seeds: the one place that reads ``random_state``."""
 
+from contextlib import contextmanager
+
 import numpy as np
+import torch
 from sklearn.utils import check_random_state
 
 
@@ -13,3 +16,11 @@ def draw_seeds(random_state, n_seeds):
         return [int(s) for s in np.random.SeedSequence().generate_state(n_seeds)]
     high = np.iinfo(np.int32).max
     return check_random_state(random_state).randint(high, size=n_seeds).tolist()
+
+
+@contextmanager
+def torch_seed(seed):
+    """Seed torch's global generator for a while: for code that knows no other."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield

@@ -1,21 +1,16 @@
 """GaussianVAERegressor: y given x, as a mixture of Gaussians over the latent space."""
 
-from numbers import Integral
-
 import numpy as np
 import torch
 from sklearn.base import RegressorMixin, _fit_context
-from sklearn.utils import check_scalar
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._base import DTYPES, BaseGaussianVAE
-from ._random import draw_seeds
+from ._base import DTYPES, BaseGaussianVAE, drop_unweighted
 from ._sklearn_callbacks import with_callbacks
 from .likelihood import (
     decoded_components,
     decoded_covariance,
-    decoded_moments,
     predictive_log_prob,
 )
 from .mixture import mixture_quantile
@@ -138,9 +133,14 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
 
     Notes
     -----
-    The gradient with respect to the mean is multiplied by σ(z), relative to its average, as
-    with the loss of Seitzer et al. [2]_; without that, rows that are fitted badly get a
-    large σ and then hardly train the mean. The objective and its optima stay the same.
+    The gradient with respect to the mean is multiplied by σ(z), relative to its average for
+    each target, as with the loss of Seitzer et al. [2]_; without that, rows that are fitted
+    badly get a large σ and then hardly train the mean. ``history_`` reports the objective
+    itself; ``net_params={"criterion__mean_power": 0}`` follows its gradient too.
+
+    Far outside the training rows σ is as arbitrary as the mean is. In a pipeline the
+    methods that :class:`~sklearn.pipeline.Pipeline` does not know are reached by
+    ``pipe[-1].predict_interval(pipe[:-1].transform(X))``.
 
     References
     ----------
@@ -241,8 +241,9 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             The fitted estimator. When fitting fails, it stays as it was.
         """
         with self._all_or_nothing():
-            X, y, sample_weight = self._validate_pairs(X, y, sample_weight, reset=True)
-            return self._fit(X, y, sample_weight)
+            X, y = self._validate_pairs(X, y, reset=True)
+            weight, X, y = drop_unweighted(sample_weight, X, y)
+            return self._fit(X, y, weight)
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
@@ -268,8 +269,9 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         """
         with self._all_or_nothing():
             reset = not self.__sklearn_is_fitted__()
-            X, y, sample_weight = self._validate_pairs(X, y, sample_weight, reset=reset)
-            return self._partial_fit(X, y, sample_weight)
+            X, y = self._validate_pairs(X, y, reset=reset)
+            weight, X, y = drop_unweighted(sample_weight, X, y)
+            return self._partial_fit(X, y, weight)
 
     def decode(self, Z, return_std=False):
         """Return mean and standard deviation of p(y | z) in the units of y.
@@ -302,7 +304,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         return_std : bool, default=False
             Whether to return the standard deviation of each target too.
         return_cov : bool, default=False
-            Whether to return the covariance of the targets too.
+            Whether to return the covariance of the targets too. It is one between the targets
+            of a row; GaussianProcessRegressor returns one between rows.
 
         Returns
         -------
@@ -315,9 +318,9 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         """
         if return_std and return_cov:
             raise RuntimeError("At most one of return_std and return_cov can be asked for.")
-        mean, noise, latent = self._moments(X)
         if return_cov:
-            return self._keep_shape(mean), self._covariance(X)
+            return self._mean_and_covariance(X)
+        mean, noise, latent = self._moments(X)
         if return_std:
             return self._keep_shape(mean), self._keep_shape(np.sqrt(noise + latent))
         return self._keep_shape(mean)
@@ -354,20 +357,25 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         Returns
         -------
         ndarray of shape (n_samples, n_quantiles) or (n_samples, n_targets, n_quantiles)
-            Quantiles of each target, in the units of y.
+            Quantiles of each target, in the units of y; without the last axis for a float.
         """
-        quantiles = np.atleast_1d(np.asarray(quantiles, dtype=np.float64))
-        if quantiles.ndim != 1 or not np.all((quantiles > 0) & (quantiles < 1)):
+        quantiles = np.asarray(quantiles, dtype=np.float64)
+        if quantiles.ndim > 1 or quantiles.size == 0:
+            raise ValueError(
+                f"quantiles must be a number or a list of them, got shape {quantiles.shape}."
+            )
+        if not np.all((quantiles > 0) & (quantiles < 1)):
             raise ValueError(f"quantiles must lie in (0, 1), got {quantiles.tolist()!r}.")
 
         def function(module, v1, draws):
-            components = decoded_components(module, v1, draws)
-            return (torch.stack([mixture_quantile(p, *components) for p in quantiles], -1),)
+            components = [part.double() for part in decoded_components(module, v1, draws)]
+            found = [mixture_quantile(p, *components) for p in np.atleast_1d(quantiles)]
+            return (torch.stack(found, 1),)  # (n, n_quantiles, n_targets)
 
-        (found,) = self._with_draws(function, X)
-        scaler = self._target_scaler
-        found = np.moveaxis(scaler.inverse(np.moveaxis(found, -1, 1)), 1, -1)
-        return found[:, 0] if self._is_single else found
+        (found,) = self._with_draws(function, X, self._n_components_decoded)
+        found = np.moveaxis(self._target_scaler.inverse(found), 1, -1)
+        found = found[:, 0] if self._is_single else found
+        return found if quantiles.ndim else found[..., 0]
 
     def predict_interval(self, X, coverage=0.9):
         """Return the central interval that holds y with a given probability.
@@ -396,8 +404,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         X : array-like of shape (n_samples, n_features)
             Rows.
         y : array-like of shape (n_samples,) or (n_samples, n_targets), default=None
-            Targets; the predicted mean by default, where the density says how sure the
-            prediction is.
+            Targets; the predicted mean by default.
 
         Returns
         -------
@@ -406,7 +413,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         """
         check_is_fitted(self)
         y = self.predict(X) if y is None else y
-        X, y, _ = self._validate_pairs(X, y, None, reset=False)
+        X, y = self._validate_pairs(X, y, reset=False)
         n_targets = self._module_spec["out_features"]
         if y.shape[1] != n_targets:
             raise ValueError(
@@ -437,18 +444,10 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         ndarray of shape (n_samples, n_rows) or (n_samples, n_rows, n_targets)
             Draws in the units of y, for the n_rows rows of X.
         """
-        check_is_fitted(self)
-        n_samples = check_scalar(n_samples, "n_samples", Integral, min_val=1)
-        (seed,) = draw_seeds(random_state, 1)
-        rng = np.random.default_rng(seed)
-        mean, std = self.encode(X, return_std=True)
-        Z = mean + std * rng.standard_normal((n_samples, *mean.shape), mean.dtype)
-        mean, std = super().decode(Z.reshape(-1, self.n_components_), return_std=True)
-        y = mean + std * rng.standard_normal(mean.shape, mean.dtype)
-        y = y.reshape(n_samples, -1, y.shape[1])
+        y = self._sample_target(X, n_samples, random_state)
         return y[..., 0] if self._is_single else y
 
-    def _validate_pairs(self, X, y, sample_weight, reset):
+    def _validate_pairs(self, X, y, reset):
         X, y = validate_data(
             self,
             X,
@@ -459,11 +458,14 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             reset=reset,
             ensure_min_samples=2 if reset else 1,
         )
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
         if reset:
             self._is_single = y.ndim == 1
-        return X, y.reshape(len(y), -1).astype(np.float64, copy=False), sample_weight
+        return X, y.reshape(len(y), -1).astype(np.float64, copy=False)
+
+    @property
+    def _n_components_decoded(self):
+        check_is_fitted(self)
+        return self.n_draws * self._module_spec["out_features"]
 
     def _choose_n_components(self, X, target):
         return int(np.clip(target.shape[1], 8, 32))
@@ -477,42 +479,25 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             module.encoder.log_scale.weight.mul_(0.1)
             module.encoder.log_scale.bias.fill_(-2.0)
 
-    def _with_draws(self, function, X):
-        check_is_fitted(self)
-        X = self._validate_rows(X)
-        draws = self._draws()
-        return self._by_rows(
-            lambda module, v1: function(module, v1, draws), self._scaler.forward(X)
-        )
-
     def _predict_components(self, X):
         """Return mean and standard deviation of the mixture's components, in units of y.
 
-        Both of shape (n_draws, n_samples, n_targets) and float64: what the metrics are made of.
+        Both of shape (n_draws, n_samples, n_targets): what the metrics are made of.
         """
 
         def function(module, v1, draws):
             loc, scale = decoded_components(module, v1, draws)
             return loc.transpose(0, 1), scale.transpose(0, 1)  # rows first, to be joined
 
-        parts = self._with_draws(function, X)
-        loc, scale = (part.transpose(1, 0, 2).astype(np.float64) for part in parts)
+        parts = self._with_draws(function, X, self._n_components_decoded)
+        loc, scale = (part.transpose(1, 0, 2) for part in parts)
         return self._target_scaler.inverse(loc), self._target_scaler.inverse_scale(scale)
 
-    def _moments(self, X):
-        mean, noise, latent = self._with_draws(decoded_moments, X)
-        scaler = self._target_scaler
-        return (
-            scaler.inverse(mean),
-            scaler.inverse_variance(noise),
-            scaler.inverse_variance(latent),
-        )
-
-    def _covariance(self, X):
-        scale = self._target_scaler.scale
-        (covariance,) = self._with_draws(lambda *args: (decoded_covariance(*args),), X)
-        covariance = (covariance * np.outer(scale, scale)).astype(covariance.dtype, copy=False)
-        return covariance[:, 0, 0] if self._is_single else covariance
+    def _mean_and_covariance(self, X):
+        mean, covariance = self._with_draws(decoded_covariance, X, self._n_components_decoded)
+        mean = self._keep_shape(self._target_scaler.inverse(mean))
+        covariance = covariance * np.outer(self._target_scaler.scale, self._target_scaler.scale)
+        return mean, covariance[:, 0, 0] if self._is_single else covariance
 
     def _keep_shape(self, y):
         return y[:, 0] if self._is_single else y

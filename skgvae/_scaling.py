@@ -19,7 +19,7 @@ class Standardizer:
     """
 
     def __init__(self, offset, scale, limits=None):
-        self.offset = offset
+        self.offset = offset  # both float64, and so is what comes back in the user's units
         self.scale = scale
         self.limits = limits
 
@@ -61,15 +61,15 @@ class Standardizer:
 
     def inverse(self, X):
         """Return rows in the user's units."""
-        return (X * self.scale + self.offset).astype(X.dtype, copy=False)
+        return X * self.scale + self.offset
 
     def inverse_scale(self, X):
         """Return standard deviations in the user's units."""
-        return (X * self.scale).astype(X.dtype, copy=False)
+        return X * self.scale
 
     def inverse_variance(self, X):
         """Return variances in the user's squared units."""
-        return (X * self.scale**2).astype(X.dtype, copy=False)
+        return X * self.scale**2
 
     @property
     def log_abs_det(self):

@@ -8,11 +8,11 @@ from sklearn.base import _fit_context
 from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
 
-from ._base import BaseGaussianVAE
+from ._base import BaseGaussianVAE, drop_unweighted
 from ._random import draw_seeds
 from ._sklearn_callbacks import with_callbacks
 from ._start import factor_analysis
-from .likelihood import decoded_moments, lower_bound, marginal_log_prob
+from .likelihood import lower_bound, marginal_log_prob
 from .objectives import elbo, importance_weighted_bound
 
 MAX_COMPONENTS = 32
@@ -222,8 +222,9 @@ class GaussianVAE(BaseGaussianVAE):
             The fitted estimator. When fitting fails, it stays as it was.
         """
         with self._all_or_nothing():
-            X, sample_weight = self._validate_training(X, sample_weight, reset=True)
-            return self._fit(X, sample_weight=sample_weight)
+            X = self._validate_rows(X, reset=True, ensure_min_samples=2)
+            weight, X = drop_unweighted(sample_weight, X)
+            return self._fit(X, weight=weight)
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
@@ -250,8 +251,30 @@ class GaussianVAE(BaseGaussianVAE):
         """
         with self._all_or_nothing():
             reset = not self.__sklearn_is_fitted__()
-            X, sample_weight = self._validate_training(X, sample_weight, reset=reset)
-            return self._partial_fit(X, sample_weight=sample_weight)
+            X = self._validate_rows(X, reset=reset, ensure_min_samples=2)
+            weight, X = drop_unweighted(sample_weight, X)
+            return self._partial_fit(X, weight=weight)
+
+    def decode(self, Z, return_std=False):
+        """Return mean and standard deviation of p(x | z) in the units of X.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components)
+            Points of the latent space.
+        return_std : bool, default=False
+            Whether to return σ(z) too.
+
+        Returns
+        -------
+        mean : ndarray of shape (n_samples, n_features)
+            μ(z).
+        std : ndarray of shape (n_samples, n_features)
+            σ(z), if ``return_std``.
+        """
+        mean, std = super().decode(Z, return_std=True)
+        mean, std = mean.astype(self._dtype), std.astype(self._dtype)
+        return (mean, std) if return_std else mean
 
     def inverse_transform(self, Z):
         """Return the decoder's mean, in the units of X.
@@ -285,17 +308,9 @@ class GaussianVAE(BaseGaussianVAE):
         std : ndarray of shape (n_samples, n_features)
             Decoder noise and spread of the decoder's means together, if ``return_std``.
         """
-        check_is_fitted(self)
-        X = self._validate_rows(X)
-        draws = self._draws()
-
-        def moments(module, v1):
-            mean, noise, latent = decoded_moments(module, v1, draws)
-            return mean, torch.sqrt(noise + latent)
-
-        mean, std = self._by_rows(moments, self._scaler.forward(X))
-        mean = self._scaler.inverse(mean)
-        return (mean, self._scaler.inverse_scale(std)) if return_std else mean
+        mean, noise, latent = self._moments(X)
+        mean, std = mean.astype(self._dtype), np.sqrt(noise + latent).astype(self._dtype)
+        return (mean, std) if return_std else mean
 
     def score_samples(self, X):
         r"""Return an estimate of log p(x) for each row.
@@ -373,6 +388,8 @@ class GaussianVAE(BaseGaussianVAE):
         mean, std = self.decode(z, return_std=True)
         noise = np.random.default_rng(seed).standard_normal(mean.shape, dtype)
         return mean + std * noise
+
+    _nothing_to_find = "if the columns are independent of each other, there is nothing to find"
 
     def _choose_n_components(self, X, target):
         return min(X.shape[1], MAX_COMPONENTS, max(1, len(X) // 4))

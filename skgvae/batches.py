@@ -13,7 +13,7 @@ __all__ = ["RowDataset", "TensorBatches"]
 
 
 class RowDataset(Dataset):
-    """Rows of v1, v2 and their weights.
+    """Rows of v1, v2, their weights, and for a classifier their labels.
 
     Parameters
     ----------
@@ -23,35 +23,54 @@ class RowDataset(Dataset):
         Target; v1 itself, without a copy, by default.
     weight : Tensor of shape (n_samples,), optional
         Row weights with mean one.
+    label : Tensor of shape (n_samples,), optional
+        Indices of classes.
+    label_weight : Tensor of shape (n_samples,), optional
+        Weights of the labels with mean one; zero where the label is unknown.
     """
 
-    def __init__(self, v1: Tensor, v2: Tensor | None = None, weight: Tensor | None = None):
+    def __init__(
+        self,
+        v1: Tensor,
+        v2: Tensor | None = None,
+        weight: Tensor | None = None,
+        label: Tensor | None = None,
+        label_weight: Tensor | None = None,
+    ):
         self.v1 = v1
         self.v2 = v1 if v2 is None else v2
         self.weight = weight
+        self.label = label
+        self.label_weight = label_weight
 
     def __len__(self) -> int:
         return len(self.v1)
 
-    def __getitem__(self, rows) -> tuple[tuple[Tensor, Tensor | None], Tensor]:
-        """Return ((v1, weight), v2) of some rows: skorch's (X, y)."""
-        v1 = self.v1[rows]
-        v2 = v1 if self.v2 is self.v1 else self.v2[rows]
-        weight = None if self.weight is None else self.weight[rows]
-        return (v1, weight), v2
+    def __getitem__(self, rows) -> tuple[tuple, Tensor]:
+        """Return ((v1, weight[, label, label_weight]), v2) of some rows: skorch's (X, y)."""
+        return self._pair(lambda tensor: tensor[rows])
 
     def subset(self, rows) -> RowDataset:
         """Return some of the rows, their weights scaled to mean one."""
-        (v1, weight), v2 = self[rows]
-        weight = None if weight is None else weight / weight.mean()
-        return RowDataset(v1, None if v2 is v1 else v2, weight)
+        part = self._map(lambda tensor: tensor[rows])
+        part.weight = _with_mean_one(part.weight)
+        part.label_weight = _with_mean_one(part.label_weight)
+        return part
 
     def to(self, device: str | torch.device) -> RowDataset:
         """Return the rows on a device."""
-        v1 = self.v1.to(device)
-        v2 = v1 if self.v2 is self.v1 else self.v2.to(device)
-        weight = None if self.weight is None else self.weight.to(device)
-        return RowDataset(v1, v2, weight)
+        return self._map(lambda tensor: tensor.to(device))
+
+    def _map(self, function) -> RowDataset:
+        (v1, *others), v2 = self._pair(function)
+        return RowDataset(v1, v2, *others)
+
+    def _pair(self, function):
+        # v1 and v2 may be one tensor, and then stay one.
+        v1 = function(self.v1)
+        v2 = v1 if self.v2 is self.v1 else function(self.v2)
+        others = (self.weight, self.label, self.label_weight)[: 1 if self.label is None else 3]
+        return (v1, *(None if part is None else function(part) for part in others)), v2
 
 
 class TensorBatches:
@@ -96,3 +115,9 @@ class TensorBatches:
         for i in range(n_batches):
             start, stop = i * n_rows // n_batches, (i + 1) * n_rows // n_batches
             yield self.dataset[order[start:stop] if self.shuffle else slice(start, stop)]
+
+
+def _with_mean_one(weight):
+    if weight is None or not weight.any():  # a part of the rows may have no label at all
+        return weight
+    return weight / weight.mean()

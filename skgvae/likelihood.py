@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .objectives import elbo, gaussian_log_prob, importance_log_weights
 
 __all__ = [
+    "class_log_prob",
     "decoded_components",
     "decoded_covariance",
     "decoded_moments",
@@ -74,7 +75,7 @@ def marginal_log_prob(vae: nn.Module, v1: Tensor, v2: Tensor, draws: Tensor) -> 
     Tensor of shape (n_samples,)
         Nats.
     """
-    chunks = _chunks(vae, v1, draws)
+    chunks = _chunks(vae.decoder, v1, draws)
     return _log_mean_exp(importance_log_weights(vae, v1, v2, eps) for eps in chunks)
 
 
@@ -82,7 +83,7 @@ def marginal_log_prob(vae: nn.Module, v1: Tensor, v2: Tensor, draws: Tensor) -> 
 def lower_bound(vae: nn.Module, v1: Tensor, v2: Tensor, draws: Tensor) -> Tensor:
     """Return the evidence lower bound of each row; parameters as above."""
     total = torch.zeros(len(v1), dtype=v1.dtype, device=v1.device)
-    for eps in _chunks(vae, v1, draws):
+    for eps in _chunks(vae.decoder, v1, draws):
         total += len(eps) * elbo(vae, v1, v2, eps).value
     return total / len(draws)
 
@@ -147,24 +148,59 @@ def decoded_components(vae: nn.Module, v1: Tensor, draws: Tensor) -> tuple[Tenso
 
 
 @torch.no_grad()
-def decoded_covariance(vae: nn.Module, v1: Tensor, draws: Tensor) -> Tensor:
-    """Return the covariance of p(v2 | v1), of shape (n_samples, out_features, out_features).
+def decoded_covariance(vae: nn.Module, v1: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and covariance of p(v2 | v1).
 
-    The mean of the decoder's (diagonal) variances plus the covariance of its means.
+    The covariance is the mean of the decoder's (diagonal) variances plus the covariance of
+    its means.
 
     Parameters
     ----------
     vae, v1, draws
         As above.
+
+    Returns
+    -------
+    mean : Tensor of shape (n_samples, out_features)
+    covariance : Tensor of shape (n_samples, out_features, out_features)
     """
     loc, scale = decoded_components(vae, v1, draws)
-    deviation = loc - loc.mean(0)
+    mean = loc.mean(0)
+    deviation = loc - mean
     latent = torch.einsum("kni,knj->nij", deviation, deviation) / len(draws)
-    return latent + torch.diag_embed(scale.square().mean(0))
+    return mean, latent + torch.diag_embed(scale.square().mean(0))
+
+
+@torch.no_grad()
+def class_log_prob(joint: nn.Module, v1: Tensor, draws: Tensor) -> Tensor:
+    r"""Return log p(c | v1), of shape (n_samples, n_classes), in nats.
+
+    .. math:: p(c | v_1) = E[p(c | v_1, \hat v_2)], \quad
+        z \sim q(z | v_1), \; \hat v_2 \sim p(v_2 | z)
+
+    Parameters
+    ----------
+    joint : GaussianVAEClassifierModule
+        Auto-encoder and classifier.
+    v1 : Tensor of shape (n_samples, n_features)
+        Rows.
+    draws : Tensor of shape (K, latent_features + out_features)
+        From :func:`latent_draws`, for z and for the estimate of v2.
+    """
+    loc, log_scale = joint.encoder.loc_and_log_scale(v1)
+
+    def log_probs():
+        for eps in _chunks(joint, v1, draws):
+            eps_z, eps_target = eps.tensor_split([loc.shape[-1]], -1)
+            decoded = joint.decoder.loc_and_log_scale(torch.addcmul(loc, log_scale.exp(), eps_z))
+            estimate = torch.addcmul(decoded[0], decoded[1].exp(), eps_target)
+            yield joint.classify(v1, estimate).log_softmax(-1)
+
+    return _log_mean_exp(log_probs())
 
 
 def _log_mean_exp(chunks):
-    # Of terms that come in chunks of draws (k, n), without holding them all.
+    # Of terms that come in chunks of draws (k, *), without holding them all.
     total, n_draws = None, 0
     for log_terms in chunks:
         part = torch.logsumexp(log_terms, 0)
@@ -176,13 +212,12 @@ def _log_mean_exp(chunks):
 def _decoded(vae, v1, draws):
     # Mean and log scale of p(v2 | z) at the draws of z ~ q(z | v1), in chunks of draws.
     loc, log_scale = vae.encoder.loc_and_log_scale(v1)
-    for eps in _chunks(vae, v1, draws):
+    for eps in _chunks(vae.decoder, v1, draws):
         yield vae.decoder.loc_and_log_scale(torch.addcmul(loc, log_scale.exp(), eps))
 
 
-def _chunks(vae, v1, draws):
+def _chunks(module, v1, draws):
     # Draws with an axis for the rows, as many at once as the memory bound allows.
-    width = max(p.shape[-1] for p in vae.decoder.parameters())
-    width = max(width, vae.decoder.out_features)
+    width = max(max(p.shape, default=1) for p in module.parameters())
     size = max(1, MAX_ELEMENTS // (len(v1) * width))
     return draws.to(v1)[:, None, :].split(size)

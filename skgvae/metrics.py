@@ -1,19 +1,20 @@
 """Proper scores of predictive distributions, as scikit-learn scorers.
 
-Each ``*_score`` is called as ``score(estimator, X, y)``, greater is better, and so serves as
-``scoring`` in ``GridSearchCV`` and ``cross_validate``. The estimator is a
-:class:`~skgvae.GaussianVAERegressor`, or any regressor whose ``predict`` accepts
+Each ``*_score`` is called as ``score(estimator, X, y)`` and serves as ``scoring`` in
+``cross_validate``; the first three, of which greater is better, in ``GridSearchCV`` too. The
+estimator is a :class:`~skgvae.GaussianVAERegressor`, or any regressor whose ``predict`` accepts
 ``return_std`` (GaussianProcessRegressor, BayesianRidge, ...), whose prediction is then taken
-as a Gaussian; or a Pipeline that ends in one. With several targets, log densities are joint
-and other scores are averages over targets.
+as a Gaussian; or a Pipeline or a search that ends in one. With several targets, log densities
+are joint; other scores are plain averages over targets, in which the largest unit weighs most.
 """
 
 from functools import partial
+from inspect import signature
 
 import numpy as np
 import torch
 from sklearn.pipeline import Pipeline
-from sklearn.utils import gen_batches
+from sklearn.utils import _safe_indexing, check_array, check_consistent_length, gen_batches
 
 from ._regressor import GaussianVAERegressor
 from .mixture import mixture_cdf, mixture_crps, mixture_log_prob, mixture_quantile
@@ -60,10 +61,10 @@ def log_likelihood_score(estimator, X, y):
     >>> bool((scores > -5.6).all())
     True
     """
-    last, rows = _last_step(estimator, X)
+    last, X = _last_step(estimator, X)
     if isinstance(last, GaussianVAERegressor):
-        return float(last.score_samples(rows, y).mean())
-    return float(_by_rows(mixture_log_prob, last, rows, y).sum(1).mean())
+        return float(last.score_samples(X, y).mean())
+    return float(_by_rows(mixture_log_prob, last, X, y).sum(1).mean())
 
 
 def neg_crps_score(estimator, X, y):
@@ -148,13 +149,35 @@ def coverage_score(estimator, X, y, coverage=0.9):
 
 
 def make_interval_scorer(coverage):
-    """Return :func:`neg_interval_score` for another coverage, as a scorer."""
-    return partial(neg_interval_score, coverage=coverage)
+    """Return :func:`neg_interval_score` for another coverage, as a scorer.
+
+    Parameters
+    ----------
+    coverage : float
+        Nominal probability of the interval, in (0, 1).
+
+    Returns
+    -------
+    callable
+        ``scorer(estimator, X, y)``.
+    """
+    return partial(neg_interval_score, coverage=_check_coverage(coverage))
 
 
 def make_coverage_scorer(coverage):
-    """Return :func:`coverage_score` for another coverage, as a scorer."""
-    return partial(coverage_score, coverage=coverage)
+    """Return :func:`coverage_score` for another coverage.
+
+    Parameters
+    ----------
+    coverage : float
+        Nominal probability of the interval, in (0, 1).
+
+    Returns
+    -------
+    callable
+        ``scorer(estimator, X, y)``.
+    """
+    return partial(coverage_score, coverage=_check_coverage(coverage))
 
 
 def probability_integral_transform(estimator, X, y):
@@ -212,49 +235,65 @@ def calibration_summary(estimator, X, y):
 
 
 def _intervals(estimator, X, y, coverage):
-    if not 0 < coverage < 1:
-        raise ValueError(f"coverage must lie in (0, 1), got {coverage!r}.")
-    last, rows = _last_step(estimator, X)
+    _check_coverage(coverage)
 
     def bounds(y, loc, scale):
         low, high = 0.5 - coverage / 2, 0.5 + coverage / 2
         return torch.stack([mixture_quantile(p, loc, scale) for p in (low, high)], -1)
 
-    found = _by_rows(bounds, last, rows, y)
+    found = _by_rows(bounds, *_last_step(estimator, X), y)
     return found[..., 0], found[..., 1], _as_columns(y)
+
+
+def _check_coverage(coverage):
+    if not 0 < coverage < 1:
+        raise ValueError(f"coverage must lie in (0, 1), got {coverage!r}.")
+    return coverage
 
 
 def _last_step(estimator, X):
     # A pipeline's own score_samples knows no y, and its predict no components.
-    if isinstance(estimator, Pipeline):
-        if len(estimator) > 1:
-            X = estimator[:-1].transform(X)
-        estimator = estimator[-1]
-    return estimator, X
+    while True:
+        if isinstance(estimator, Pipeline):
+            if len(estimator) > 1:
+                X = estimator[:-1].transform(X)
+            estimator = estimator[-1]
+        elif hasattr(estimator, "best_estimator_"):  # a search
+            estimator = estimator.best_estimator_
+        else:
+            return estimator, X
 
 
 def _by_rows(function, estimator, X, y):
     """Return ``function(y, loc, scale)`` of the predictive components, by chunks of rows."""
     y = _as_columns(y)
+    X = X if hasattr(X, "shape") else np.asarray(X)
+    check_consistent_length(X, y)
     parts = []
     for rows in gen_batches(len(y), _ROWS):
-        loc, scale = _components(estimator, _take(X, rows))
-        parts.append(function(torch.from_numpy(y[rows]), loc, scale).numpy())
+        part = torch.from_numpy(y[rows])
+        loc, scale = _components(estimator, _safe_indexing(X, rows))
+        if loc.shape[1:] != part.shape:
+            raise ValueError(
+                f"y has {part.shape[1]} targets, but the estimator predicts {loc.shape[2]}."
+            )
+        parts.append(function(part, loc, scale).numpy())
     return np.concatenate(parts)
 
 
 def _components(estimator, X):
     if isinstance(estimator, GaussianVAERegressor):
         loc, scale = estimator._predict_components(X)
-    else:
-        loc, scale = (_as_columns(a)[None] for a in estimator.predict(X, return_std=True))
-    return torch.from_numpy(loc), torch.from_numpy(scale)
-
-
-def _take(X, rows):
-    return X.iloc[rows] if hasattr(X, "iloc") else X[rows]
+        return torch.from_numpy(loc), torch.from_numpy(scale)
+    if "return_std" not in signature(estimator.predict).parameters:
+        raise TypeError(
+            f"{type(estimator).__name__} gives no predictive distribution: it must be a "
+            "GaussianVAERegressor, or its predict must have the parameter return_std."
+        )
+    mean, std = estimator.predict(X, return_std=True)
+    return tuple(torch.from_numpy(_as_columns(part)[None]) for part in (mean, std))
 
 
 def _as_columns(y):
-    y = np.asarray(y, dtype=np.float64)
+    y = check_array(y, dtype=np.float64, ensure_2d=False, order="C", copy=True, input_name="y")
     return y.reshape(len(y), -1)

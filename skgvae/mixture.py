@@ -13,6 +13,8 @@ from torch import Tensor
 
 __all__ = ["mixture_cdf", "mixture_crps", "mixture_log_prob", "mixture_quantile"]
 
+_COLUMNS = 256  # at once, where a function passes over the components many times
+
 
 def mixture_cdf(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     """Return the distribution function at x, the average of Φ((x - loc) / scale).
@@ -22,14 +24,17 @@ def mixture_cdf(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     x : Tensor of shape (*)
         Points.
     loc, scale : Tensor of shape (K, *)
-        Components.
+        Components; one of scale zero is a point mass.
     """
-    return torch.special.ndtr((x - loc) / scale).mean(0)
+    return torch.special.ndtr(_standardised(x, loc, scale)).mean(0)
 
 
 def mixture_log_prob(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     """Return the log density at x, in nats; parameters as for :func:`mixture_cdf`."""
-    log_prob = -0.5 * ((x - loc) / scale).square() - scale.log() - 0.5 * math.log(2 * math.pi)
+    t = (x - loc) / scale
+    t = torch.where(t.isnan(), 0.0, t)  # at a point mass, whose log scale is -inf
+    log_prob = -0.5 * t.square() - scale.log() - 0.5 * math.log(2 * math.pi)
+    log_prob = torch.where(t.isinf(), -torch.inf, log_prob)  # not inf - inf
     return torch.logsumexp(log_prob, 0) - math.log(len(loc))
 
 
@@ -47,13 +52,17 @@ def mixture_quantile(p: float, loc: Tensor, scale: Tensor) -> Tensor:
         Components.
     """
     z = torch.special.ndtri(torch.tensor(p, dtype=loc.dtype, device=loc.device))
-    low, high = (loc + z * scale).aminmax(dim=0)
     n_halvings = 60 if loc.dtype == torch.float64 else 30
-    for _ in range(n_halvings):
-        middle = 0.5 * (low + high)
-        below = mixture_cdf(middle, loc, scale) < p
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return 0.5 * (low + high)
+
+    def quantile(loc, scale):
+        low, high = (loc + z * scale).aminmax(dim=0)
+        for _ in range(n_halvings):
+            middle = 0.5 * (low + high)
+            below = mixture_cdf(middle, loc, scale) < p
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return 0.5 * (low + high)
+
+    return _by_columns(quantile, loc, scale)
 
 
 def mixture_crps(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -78,14 +87,32 @@ def mixture_crps(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     circular variables and its application to mesoscale forecast ensemble verification",
     2006, doi:10.1256/qj.05.235.
     """
-    spread = torch.zeros_like(x)
-    for loc_k, scale_k in zip(loc, scale, strict=True):
-        spread += _expected_distance(loc_k - loc, torch.hypot(scale_k, scale)).mean(0)
-    return _expected_distance(x - loc, scale).mean(0) - 0.5 * spread / len(loc)
+
+    def half_spread(loc, scale):
+        # Each pair once, as the sum is symmetric; and each component with itself.
+        total = scale.sum(0) / math.sqrt(math.pi)
+        for k in range(1, len(loc)):
+            distance = _expected_distance(loc[k] - loc[:k], torch.hypot(scale[k], scale[:k]))
+            total += distance.sum(0)
+        return total / len(loc) ** 2
+
+    return _expected_distance(x - loc, scale).mean(0) - _by_columns(half_spread, loc, scale)
 
 
 def _expected_distance(m, s):
     # E|Z| for Z ~ N(m, s²).
-    t = m / s
+    t = _standardised(m, 0.0, s)
     density = torch.exp(-0.5 * t.square()) / math.sqrt(2 * math.pi)
     return 2 * s * density + m * (2 * torch.special.ndtr(t) - 1)
+
+
+def _standardised(x, loc, scale):
+    # From the right at a point mass, where 0 / 0 would be undefined.
+    t = (x - loc) / scale
+    return torch.where(t.isnan() & (scale == 0), torch.inf, t)
+
+
+def _by_columns(function, loc, scale):
+    # As many columns at once as stay in the cache: several times faster.
+    parts = zip(*(a.reshape(len(a), -1).split(_COLUMNS, 1) for a in (loc, scale)), strict=True)
+    return torch.cat([function(*part) for part in parts]).view(loc.shape[1:])

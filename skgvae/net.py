@@ -24,7 +24,6 @@ from .objectives import NegativeBound
 __all__ = ["BestEpoch", "GaussianVAENet", "ProgressBar", "one_cycle"]
 
 _SHARED_NOISE_RATE = 0.1  # at the full learning rate
-_TERMS = ("loss", "reconstruction", "kl")
 _PARALLEL_WORK = 2**29  # multiplications in a step from which threads share it
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
@@ -135,12 +134,13 @@ class GaussianVAENet(NeuralNet):
 
     Everything that :class:`skorch.NeuralNet` accepts is accepted; the parameters below are
     new or have other defaults. ``history`` holds, for each epoch, ``train_`` and ``valid_``
-    ``loss``, ``reconstruction`` and ``kl``, in nats a row.
+    ``loss`` and its parts, in nats a row.
 
     Parameters
     ----------
     module : nn.Module
-        A :class:`~skgvae.nn.GaussianVAEModule`, or its class with ``module__`` parameters.
+        A :class:`~skgvae.nn.GaussianVAEModule`, or its class with ``module__`` parameters; with
+        ``criterion=JointLoss`` a :class:`~skgvae.nn.GaussianVAEClassifierModule`.
     seed : int, default=0
         Seed of the order of rows and of all draws.
     patience : int, optional
@@ -280,7 +280,7 @@ class GaussianVAENet(NeuralNet):
             self.history.record(f"{prefix}_{name}", value)
 
     def evaluate(self, dataset) -> dict[str, float]:
-        """Return loss, reconstruction and KL of a data set, in nats a row.
+        """Return the loss of a data set and its parts, in nats a row.
 
         Parameters
         ----------
@@ -301,14 +301,14 @@ class GaussianVAENet(NeuralNet):
             if notify:
                 self.notify("on_batch_begin", batch=batch, training=training)
             step = step_fn(batch)
-            terms += step["bound"]
+            terms += step["terms"]
             n_rows.append(len(batch[1]))
             if notify:
                 self._record_batch(batch, training, step)
         # Only here are numbers read from the device: once an epoch.
         terms = torch.stack(terms).detach().view(len(n_rows), -1).tolist()
         means = np.average(terms, axis=0, weights=n_rows).tolist()
-        return dict(zip(_TERMS, means, strict=True))
+        return dict(zip(step["terms"]._fields, means, strict=True))
 
     def _record_batch(self, batch, training, step):
         # skorch's own batch record, for callbacks that need it.
@@ -320,39 +320,40 @@ class GaussianVAENet(NeuralNet):
         self.notify("on_batch_end", batch=batch, training=training, **step)
 
     def train_step(self, batch, **fit_params):
-        """Take one optimizer step; return the loss and the terms of the bound."""
+        """Take one optimizer step; return the loss and its parts."""
         self.module_.zero_grad()  # shared noise too, which the optimizer does not see
-        bound = self._bound(batch, self.criterion_.n_draws, self._generator)
-        bound.value.backward()
+        terms = self._loss(batch, self.criterion_.n_draws, self._generator)
+        terms.loss.backward()
         decoder = self.module_.decoder
-        if decoder.noise != "heteroscedastic":
+        weight = self.criterion_.vae_weight
+        if decoder.noise != "heteroscedastic" and weight > 0:
             group = self.optimizer_.param_groups[0]
             rate = _SHARED_NOISE_RATE * group["lr"] / group["initial_lr"]
-            decoder.update_shared_noise_(min(rate, 1.0))
+            decoder.update_shared_noise_(min(rate, 1.0), weight)
         if self._notify_batches:
             named = list(self.get_all_learnable_params())
             self.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
         nn.utils.clip_grad_norm_(self._trained_parameters, self.gradient_clip)
         self.optimizer_.step()
-        return {"loss": bound.value.detach(), "bound": bound}
+        return {"loss": terms.loss.detach(), "terms": terms}
 
     def validation_step(self, batch, **fit_params):
-        """Return the loss and the terms of the bound, without a gradient."""
+        """Return the loss and its parts, without a gradient."""
         with torch.no_grad():
-            bound = self._bound(batch, self.n_valid_draws, self._valid_generator)
-        return {"loss": bound.value, "bound": bound}
+            terms = self._loss(batch, self.n_valid_draws, self._valid_generator)
+        return {"loss": terms.loss, "terms": terms}
 
     def infer(self, x, **fit_params):
         """Return the decoder's mean at the posterior mean, in standardised units."""
-        v1, _ = x
+        v1, *_ = x
         loc, _ = self.module_.encoder.loc_and_log_scale(v1)
         return self.module_.decoder.loc_and_log_scale(loc)[0]
 
-    def _bound(self, batch, n_draws, generator):
-        (v1, weight), v2 = batch
-        shape = (n_draws, len(v1), self.module_.encoder.out_features)
+    def _loss(self, batch, n_draws, generator):
+        (v1, *others), v2 = batch
+        shape = (n_draws, len(v1), self.criterion_.noise_features(self.module_))
         eps = torch.randn(shape, generator=generator, dtype=v1.dtype, device=v1.device)
-        return self.criterion_(self.module_, v1, v2, eps, weight)
+        return self.criterion_(self.module_, v1, v2, eps, *others)
 
     def _schedule_lr(self, n_batches):
         if not self._own_schedule:

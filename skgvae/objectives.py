@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 __all__ = [
     "Bound",
+    "JointLoss",
+    "JointTerms",
+    "LossTerms",
     "NegativeBound",
     "elbo",
     "gaussian_log_prob",
@@ -174,9 +177,10 @@ def predictive_bound(
         As for :func:`elbo`.
     mean_power : float
         The gradient with respect to the decoder's mean is multiplied by
-        :math:`\sigma^{2 b}`, relative to its average, with b = ``mean_power``. Without it
-        (b = 0) rows with large σ hardly train the mean, and a poor mean keeps them large.
-        The value is the same for every b.
+        :math:`\sigma^{2 b}`, relative to its average over rows and draws for each target,
+        with b = ``mean_power``. Without it (b = 0) rows with large σ hardly train the mean,
+        and a poor mean keeps them large. The value is the same for every b; where the mean
+        is too rigid to fit all rows, the stationary point is not.
 
     References
     ----------
@@ -187,12 +191,22 @@ def predictive_bound(
     loc, log_scale, z = _draw(vae, v1, eps)
     decoded, decoded_log_scale = vae.decoder.loc_and_log_scale(z)
     if mean_power:
-        factor = torch.exp(2 * mean_power * decoded_log_scale.detach())
+        factor = torch.exp(2 * mean_power * decoded_log_scale.detach()).expand_as(decoded)
+        # Relative to the same target's average: a precise one is no less to be learned.
+        factor = factor / factor.flatten(0, -2).mean(0)
         centre = decoded.detach()
-        decoded = centre + factor / factor.mean() * (decoded - centre)
+        decoded = centre + factor * (decoded - centre)
     log_lik = gaussian_log_prob(v2, decoded, decoded_log_scale)
     kl = vae.prior.kl(loc, log_scale, z).sum(-1)
     return Bound(log_mean_exp(log_lik) - kl_weight * kl, -log_lik.mean(0), kl)
+
+
+class LossTerms(NamedTuple):
+    """A training loss and its parts, in nats, averaged over rows."""
+
+    loss: Tensor
+    reconstruction: Tensor
+    kl: Tensor
 
 
 class NegativeBound(nn.Module):
@@ -210,6 +224,8 @@ class NegativeBound(nn.Module):
         Further parameters of the bound.
     """
 
+    vae_weight = 1.0
+
     def __init__(
         self, bound: Callable = elbo, kl_weight: float = 1.0, n_draws: int = 1, **params: float
     ):
@@ -219,9 +235,13 @@ class NegativeBound(nn.Module):
         self.n_draws = n_draws
         self.params = params
 
+    def noise_features(self, vae: nn.Module) -> int:
+        """Return the width of the standard normal draws that ``forward`` needs."""
+        return vae.encoder.out_features
+
     def forward(
         self, vae: nn.Module, v1: Tensor, v2: Tensor, eps: Tensor, weight: Tensor | None = None
-    ) -> Bound:
+    ) -> LossTerms:
         """Return loss, reconstruction and KL as scalars.
 
         Parameters
@@ -235,7 +255,122 @@ class NegativeBound(nn.Module):
         if weight is not None:
             terms = [term * weight for term in terms]
         value, reconstruction, kl = (term.mean() for term in terms)
-        return Bound(-value, reconstruction, kl)
+        return LossTerms(-value, reconstruction, kl)
+
+
+class JointTerms(NamedTuple):
+    """A joint training loss and its parts, in nats, averaged over rows."""
+
+    loss: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+    cross_entropy: Tensor
+    penalty: Tensor
+
+
+class JointLoss(nn.Module):
+    r"""Cross-entropy of a classifier and minus the predictive bound of v2, averaged over rows.
+
+    .. math::
+
+        -\log \tfrac1K \sum_k p(c | v_1, \hat v_{2,k})
+        + v \left[ -\log \tfrac1K \sum_k p(v_2 | z_k)
+        + w \, KL(q(z | v_1) \| p(z)) \right]
+
+    with draws :math:`z_k \sim q(z | v_1)` and :math:`\hat v_{2,k} \sim p(v_2 | z_k)`. For one
+    draw these are the cross-entropy and the evidence lower bound.
+
+    Parameters
+    ----------
+    kl_weight : float
+        Weight w of the KL term.
+    vae_weight : float
+        Weight v of the auto-encoder. Zero trains the classifier alone: the cross-entropy
+        then has no gradient with respect to the auto-encoder.
+    n_draws : int
+        Draws for each row in training.
+    penalty : float
+        In training, half of it times the sum of the squared weights (not biases) of the
+        classifier is added: a Gaussian prior on them.
+    feedback : float
+        Factor of the gradient of the cross-entropy with respect to the estimate of v2. Where
+        a few rows with large weights have a label, a small one keeps the auto-encoder from
+        learning these by heart.
+    """
+
+    def __init__(
+        self,
+        kl_weight: float = 1.0,
+        vae_weight: float = 1.0,
+        n_draws: int = 1,
+        penalty: float = 0.0,
+        feedback: float = 1.0,
+    ):
+        super().__init__()
+        self.kl_weight = kl_weight
+        self.vae_weight = vae_weight
+        self.n_draws = n_draws
+        self.penalty = penalty
+        self.feedback = feedback
+
+    def noise_features(self, joint: nn.Module) -> int:
+        """Return the width of the standard normal draws that ``forward`` needs."""
+        return joint.encoder.out_features + joint.decoder.out_features
+
+    def forward(
+        self,
+        joint: nn.Module,
+        v1: Tensor,
+        v2: Tensor,
+        eps: Tensor,
+        weight: Tensor | None,
+        label: Tensor,
+        label_weight: Tensor,
+    ) -> JointTerms:
+        """Return the loss and its parts as scalars.
+
+        Parameters
+        ----------
+        joint : GaussianVAEClassifierModule
+            Auto-encoder and classifier.
+        v1 : Tensor of shape (n, in_features)
+            Input.
+        v2 : Tensor of shape (n, out_features)
+            Target.
+        eps : Tensor of shape (K, n, latent_features + out_features)
+            Standard normal draws for z and for the estimate of v2.
+        weight : Tensor of shape (n,), optional
+            Weight of each row in the auto-encoder's part.
+        label : Tensor of shape (n,)
+            Index of the class.
+        label_weight : Tensor of shape (n,)
+            Weight of each row in the cross-entropy; zero where there is no label.
+        """
+        eps_z, eps_target = eps.split([joint.encoder.out_features, v2.shape[-1]], -1)
+        loc, log_scale, z = _draw(joint, v1, eps_z)
+        decoded, decoded_log_scale = joint.decoder.loc_and_log_scale(z)
+        log_lik = gaussian_log_prob(v2, decoded, decoded_log_scale)
+        kl = joint.prior.kl(loc, log_scale, z).sum(-1)
+
+        estimate = torch.addcmul(decoded, decoded_log_scale.exp(), eps_target)
+        feedback = self.feedback if self.vae_weight > 0 else 0.0
+        if feedback != 1:
+            estimate = torch.lerp(estimate.detach(), estimate, feedback)
+        log_p = joint.classify(v1, estimate).log_softmax(-1)  # (K, n, classes)
+        log_p = log_mean_exp(log_p).gather(-1, label[:, None])[:, 0]
+
+        bound = log_mean_exp(log_lik) - self.kl_weight * kl
+        terms = -bound, -log_lik.mean(0), kl
+        if weight is not None:
+            terms = [term * weight for term in terms]
+        negative_bound, reconstruction, kl = (term.mean() for term in terms)
+        cross_entropy = -(label_weight * log_p).mean()
+        penalty = torch.zeros_like(cross_entropy)
+        if self.penalty and joint.training:
+            weights = (p for p in joint.classifier.parameters() if p.ndim > 1)
+            penalty = 0.5 * self.penalty * sum(p.square().sum() for p in weights)
+        loss = cross_entropy + self.vae_weight * negative_bound + penalty
+        return JointTerms(loss, reconstruction, kl, cross_entropy, penalty)
 
 
 def _draw(vae, v1, eps):

@@ -1,7 +1,7 @@
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skgvae import GaussianVAE, GaussianVAERegressor
+from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
 
 # Some checks fit rows without any structure: then the warning is right.
 pytestmark = pytest.mark.filterwarnings("ignore::skgvae.PosteriorCollapseWarning")
@@ -22,7 +22,11 @@ def expected_failures(estimator):
 
 
 @parametrize_with_checks(
-    [GaussianVAE(**FAST), GaussianVAERegressor(**{**FAST, "max_epochs": 30})],
+    [
+        GaussianVAE(**FAST),
+        GaussianVAERegressor(**{**FAST, "max_epochs": 30}),
+        GaussianVAEClassifier(**{**FAST, "max_epochs": 30}),
+    ],
     expected_failed_checks=expected_failures,
 )
 def test_scikit_learn_contract(estimator, check):
@@ -31,7 +35,8 @@ def test_scikit_learn_contract(estimator, check):
 
 @pytest.mark.slow
 @parametrize_with_checks(
-    [GaussianVAE(), GaussianVAERegressor()], expected_failed_checks=expected_failures
+    [GaussianVAE(), GaussianVAERegressor(), GaussianVAEClassifier()],
+    expected_failed_checks=expected_failures,
 )
 def test_scikit_learn_contract_at_the_defaults(estimator, check):
     check(estimator)

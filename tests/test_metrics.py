@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import load_diabetes
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, WhiteKernel
-from sklearn.linear_model import BayesianRidge
+from sklearn.linear_model import BayesianRidge, Ridge
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -26,10 +27,13 @@ SCORES = [log_likelihood_score, neg_crps_score, neg_interval_score, coverage_sco
 
 
 class Normal:
-    """A regressor that predicts N(x, 2²)."""
+    """A regressor that predicts N(x + shift, std²)."""
+
+    def __init__(self, shift=0, std=2.0):
+        self.shift, self.std = shift, std
 
     def predict(self, X, return_std=False):
-        return X[:, 0], np.full(len(X), 2.0)
+        return X[:, 0] + self.shift, np.full(len(X), self.std)
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +60,13 @@ def test_scores_of_one_gaussian_against_closed_forms():
 
 @pytest.mark.parametrize("score", SCORES[:3])
 def test_scores_are_proper(score):
+    # Of all forecasts the true distribution has the best score, on the same data.
     rng = np.random.default_rng(0)
-    X, model = rng.standard_normal((5000, 1)), Normal()
-    truth, noisier, shifted = (
-        score(model, X, X[:, 0] + mean + std * rng.standard_normal(5000))
-        for mean, std in ((0, 2), (0, 4), (3, 2))
-    )
-    assert truth > noisier
-    assert truth > shifted
+    X = rng.standard_normal((5000, 1))
+    y = X[:, 0] + 2 * rng.standard_normal(5000)
+    truth = score(Normal(), X, y)
+    for shift, std in ((0, 1), (0, 4), (1, 2), (-1, 2), (0, 1.5), (0, 2.7)):
+        assert truth > score(Normal(shift, std), X, y)
 
 
 def test_calibration_summary_knows_too_narrow_and_too_wide():
@@ -92,7 +95,7 @@ def test_calibration_summary_knows_too_narrow_and_too_wide():
         make_pipeline(StandardScaler(), GaussianVAERegressor(**FAST)),
         BayesianRidge(),
         make_pipeline(StandardScaler(), BayesianRidge()),
-        GaussianProcessRegressor(RBF() + WhiteKernel(), normalize_y=True, optimizer=None),
+        GaussianProcessRegressor(RBF(0.3) + WhiteKernel(0.5), normalize_y=True, optimizer=None),
     ],
     ids=["ours", "ours in a pipeline", "ridge", "ridge in a pipeline", "gaussian process"],
 )
@@ -100,15 +103,119 @@ def test_any_probabilistic_regressor_can_be_scored(model, data):
     X, y = data
     scoring = {score.__name__: score for score in SCORES}
     result = cross_validate(model, X, y, cv=2, scoring=scoring, error_score="raise")
-    assert np.all(result["test_log_likelihood_score"] > -7)
-    assert np.all(result["test_neg_crps_score"] > -60)
-    assert np.all(result["test_neg_crps_score"] > result["test_neg_interval_score"])
-    assert np.all((result["test_coverage_score"] > 0.7) & (result["test_coverage_score"] <= 1))
+    # N(mean, std²) of all targets scores −5.76, −44 and −255.
+    assert np.all(result["test_log_likelihood_score"] > -5.7)
+    assert np.all(result["test_neg_crps_score"] > -38)
+    assert np.all(result["test_neg_interval_score"] > -255)
+    assert np.all((result["test_coverage_score"] > 0.8) & (result["test_coverage_score"] < 0.99))
+
+
+def brute_force(y, loc, scale, coverage):
+    """Scores of equal-weight mixtures (n_draws, n, q) by their distribution functions."""
+    log_prob = stats.norm.logpdf(y, loc, scale).sum(2)
+    scores = [np.log(np.exp(log_prob).mean(0)).mean(), [], [], []]
+    for i, j in np.ndindex(y.shape):
+        m, s, t = loc[:, i, j], scale[:, i, j], y[i, j]
+        width = 12 * s.max()
+        grid = np.linspace(min(m.min(), t) - width, max(m.max(), t) + width, 40_001)
+        cdf = stats.norm.cdf(grid[:, None], m, s).mean(1)
+        scores[1].append(-np.trapezoid((cdf - (grid >= t)) ** 2, grid))
+        low, high = np.interp([0.5 - coverage / 2, 0.5 + coverage / 2], cdf, grid)
+        miss = max(low - t, 0) + max(t - high, 0)
+        scores[2].append(-(high - low) - 2 / (1 - coverage) * miss)
+        scores[3].append(low <= t <= high)
+    return [scores[0], *(np.mean(part) for part in scores[1:])]
+
+
+@pytest.mark.parametrize("n_targets", [1, 2])
+@pytest.mark.parametrize("how", ["alone", "pipeline", "nested", "search"])
+def test_scores_of_mixtures_by_brute_force(n_targets, how, data):
+    X, y = data
+    Y = np.column_stack([y, X @ np.arange(10)])[:, :n_targets]
+    model = GaussianVAERegressor(**FAST).set_params(max_epochs=15)
+    if how in ("pipeline", "nested"):
+        model = make_pipeline(StandardScaler(with_std=False), model)
+    if how == "nested":
+        model = make_pipeline(StandardScaler(), model)
+    if how == "search":
+        model = GridSearchCV(model, {"kl_weight": [0.1]}, cv=2, scoring=neg_crps_score)
+    model.fit(X, Y if n_targets > 1 else y)
+    rows, last = X[:12], model
+    if how in ("pipeline", "nested"):
+        rows = model[:-1].transform(rows)
+        last = model[-1]
+    if how == "nested":
+        rows, last = last[:-1].transform(rows), last[-1]
+    if how == "search":
+        last = model.best_estimator_
+    expected = brute_force(Y[:12], *last._predict_components(rows), 0.9)
+    targets = Y[:12] if n_targets > 1 else y[:12]
+    found = [score(model, X[:12], targets) for score in SCORES]
+    assert found == pytest.approx(expected, rel=3e-4)
+    summary = calibration_summary(model, X[:12], targets)
+    assert summary["coverage_90"] == pytest.approx(expected[3])
+    half = brute_force(Y[:12], *last._predict_components(rows), 0.5)
+    assert summary["coverage_50"] == pytest.approx(half[3])
+
+
+def test_several_targets_of_another_regressor(data):
+    X, y = data
+    Y = np.column_stack([y, X @ np.arange(10)])
+    model = GaussianProcessRegressor(RBF() + WhiteKernel(), normalize_y=True, optimizer=None)
+    mean, std = model.fit(X, Y).predict(X, return_std=True)
+    expected = stats.norm.logpdf(Y, mean, std).sum(1).mean()
+    assert log_likelihood_score(model, X, Y) == pytest.approx(expected)
+    pit = probability_integral_transform(model, X, Y)
+    np.testing.assert_allclose(pit, stats.norm.cdf(Y, mean, std), atol=1e-12)
+
+
+def test_any_container_of_rows_and_targets(data):
+    X, y = data
+    model = BayesianRidge().fit(X, y)
+    expected = [score(model, X, y) for score in SCORES]
+    frame, series = load_diabetes(return_X_y=True, as_frame=True)
+    pairs = [(X[::-1], y[::-1]), (X.tolist(), y.tolist()), (X, series), (X, y[:, None])]
+    for rows, targets in [*pairs, (X, y.astype(int))]:
+        assert [score(model, rows, targets) for score in SCORES] == pytest.approx(expected)
+    named = BayesianRidge().fit(frame, y)
+    assert [score(named, frame, series) for score in SCORES] == pytest.approx(expected)
+
+
+def test_a_forecast_without_doubt():
+    X, y = np.array([[0.0], [1.0]]), np.array([1.0, 3.0])
+    model = Normal(std=0.0)
+    assert neg_crps_score(model, X, y) == -1.5  # the mean absolute error
+    assert log_likelihood_score(model, X, y) == -np.inf
+    assert log_likelihood_score(model, X, X[:, 0]) == np.inf
+    assert coverage_score(model, X, y) == 0
+    assert coverage_score(model, X, X[:, 0]) == 1
+    np.testing.assert_array_equal(probability_integral_transform(model, X, y), [1, 1])
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_what_does_not_fit_together_is_refused(score, data):
+    X, y = data
+    Y = np.column_stack([y, y, y])
+    for model in (GaussianVAERegressor(**FAST), BayesianRidge()):
+        model.fit(X, y)
+        with pytest.raises(ValueError, match="y has 3 targets, but"):
+            score(model, X, Y)
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+            score(model, X, y[:256])
+        with pytest.raises(ValueError, match="NaN"):
+            score(model, X, np.where(y > 300, np.nan, y))
+    with pytest.raises(ValueError, match="y has 1 targets, but"):
+        score(GaussianVAERegressor(**FAST).fit(X, Y), X, y)
+    with pytest.raises(TypeError, match="Ridge gives no predictive distribution"):
+        score(Ridge().fit(X, y), X, y)
+    wrapped = TransformedTargetRegressor(BayesianRidge()).fit(X, y)
+    with pytest.raises(TypeError, match="TransformedTargetRegressor gives no predictive"):
+        score(wrapped, X, y)
 
 
 def test_scorers_serve_a_grid_search(data):
     X, y = data
-    for scoring in (neg_crps_score, make_interval_scorer(0.5), make_coverage_scorer(0.5)):
+    for scoring in (neg_crps_score, make_interval_scorer(0.5)):
         search = GridSearchCV(
             GaussianVAERegressor(**FAST),
             {"kl_weight": [0.01, 1.0]},
@@ -117,8 +224,13 @@ def test_scorers_serve_a_grid_search(data):
             n_jobs=2,
         ).fit(X, y)
         assert np.isfinite(search.cv_results_["mean_test_score"]).all()
-    with pytest.raises(ValueError, match="coverage must lie"):
-        make_interval_scorer(2)(search.best_estimator_, X, y)
+    inside = make_coverage_scorer(0.5)(search, X, y)
+    assert inside == pytest.approx(coverage_score(search.best_estimator_, X, y, 0.5))
+    nested = cross_validate(search, X, y, cv=2, scoring=neg_crps_score, error_score="raise")
+    assert np.all(nested["test_score"] > -44)
+    for make in (make_interval_scorer, make_coverage_scorer):
+        with pytest.raises(ValueError, match="coverage must lie"):
+            make(90)
 
 
 def test_several_targets(data):

@@ -49,3 +49,17 @@ def test_crps_against_its_integral(x):
 def test_crps_of_a_point_is_the_absolute_error():
     crps = mixture_crps(torch.tensor([2.0]), torch.tensor([[5.0]]), torch.tensor([[1e-9]]))
     assert crps.item() == pytest.approx(3.0)
+    exactly = mixture_crps(torch.tensor([2.0]), torch.tensor([[5.0]]), torch.tensor([[0.0]]))
+    assert exactly.item() == 3.0
+
+
+def test_many_columns_are_as_few():
+    generator = torch.Generator().manual_seed(0)
+    loc = torch.randn(7, 30, 20, generator=generator)
+    scale = torch.rand(7, 30, 20, generator=generator) + 0.1
+    x = torch.randn(30, 20, generator=generator)
+    whole, quantile = mixture_crps(x, loc, scale), mixture_quantile(0.3, loc, scale)
+    for i, j in ((0, 0), (12, 16), (12, 17), (29, 19)):  # 256 = 12 * 20 + 16
+        part = loc[:, i, j], scale[:, i, j]
+        torch.testing.assert_close(mixture_crps(x[i, j], *part), whole[i, j])
+        torch.testing.assert_close(mixture_quantile(0.3, *part), quantile[i, j])

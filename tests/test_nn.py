@@ -7,7 +7,9 @@ from torch import nn
 
 from skgvae.nn import (
     NOISE_MODELS,
+    ClassifierHead,
     GaussianMLP,
+    GaussianVAEClassifierModule,
     GaussianVAEModule,
     SoftBound,
     StandardNormalPrior,
@@ -216,3 +218,48 @@ def test_another_prior_can_take_the_place_of_the_standard_one(float64):
     b = GaussianVAEModule(4, 2, prior=Shifted(2), generator=torch.Generator().manual_seed(0))
     for bound in (elbo, importance_weighted_bound):
         assert not torch.allclose(bound(a, x, x, eps).value, bound(b, x, x, eps).value)
+
+
+# The joint module
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 5)])
+@pytest.mark.parametrize("hidden", [(), (7,), (7, 6)])
+def test_shapes_of_the_joint_module(shape, hidden):
+    head = ClassifierHead(4, 3, 6, hidden_features=hidden)
+    joint = GaussianVAEClassifierModule(GaussianVAEModule(4, 2, 3), head)
+    v1 = torch.randn(*shape, 4)
+    logits, v2_estimate, out = joint(v1)
+    assert (logits.shape, v2_estimate.shape, out.z.shape) == (
+        (*shape, 6),
+        (*shape, 3),
+        (*shape, 2),
+    )
+    assert (logits == 0).all()  # at the start all classes are equally likely
+    logits, v2_estimate, out = joint(v1, n_draws=8)
+    assert logits.shape == (8, *shape, 6)
+    assert v2_estimate.shape == out.likelihood.mean.shape == (8, *shape, 3)
+
+
+def test_draws_of_the_joint_module_come_from_its_distributions():
+    joint = GaussianVAEClassifierModule(GaussianVAEModule(4, 2, 3), ClassifierHead(4, 3, 2))
+    v1 = torch.randn(1, 4)
+    generator = torch.Generator().manual_seed(0)
+    out = joint(v1, n_draws=50_000, generator=generator)
+    standardised = (out.v2_estimate - out.vae.likelihood.mean) / out.vae.likelihood.stddev
+    assert standardised.mean((0, 1)).numpy() == pytest.approx([0, 0, 0], abs=0.02)
+    assert standardised.std((0, 1)).numpy() == pytest.approx([1, 1, 1], abs=0.02)
+    again = joint(v1, n_draws=50_000, generator=generator.manual_seed(0))
+    assert torch.equal(again.v2_estimate, out.v2_estimate)
+
+
+def test_the_joint_module_accepts_any_classifier():
+    class Difference(nn.Module):
+        def forward(self, v1, v2_estimate):
+            assert v1.ndim == v2_estimate.ndim == 2
+            return v1 - v2_estimate
+
+    joint = GaussianVAEClassifierModule(GaussianVAEModule(4, 2), Difference())
+    v1 = torch.randn(5, 4)
+    out = joint(v1, n_draws=3)
+    torch.testing.assert_close(out.logits, v1 - out.v2_estimate)

@@ -4,8 +4,14 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from skgvae.nn import NOISE_MODELS, GaussianVAEModule
+from skgvae.nn import (
+    NOISE_MODELS,
+    ClassifierHead,
+    GaussianVAEClassifierModule,
+    GaussianVAEModule,
+)
 from skgvae.objectives import (
+    JointLoss,
     NegativeBound,
     elbo,
     gaussian_log_prob,
@@ -123,10 +129,10 @@ def test_loss_is_the_weighted_mean_of_the_bound(n_draws):
     bound = elbo if n_draws == 1 else importance_weighted_bound
     rows = bound(vae, v1, v2, eps, 0.5)
     loss = NegativeBound(bound, 0.5, n_draws)(vae, v1, v2, eps)
-    torch.testing.assert_close(loss.value, -rows.value.mean())
+    torch.testing.assert_close(loss.loss, -rows.value.mean())
     weight = torch.tensor([0.0, 1.0, 2.0, 1.0, 1.0])
     loss = NegativeBound(bound, 0.5, n_draws)(vae, v1, v2, eps, weight)
-    torch.testing.assert_close(loss.value, -(weight * rows.value).mean())
+    torch.testing.assert_close(loss.loss, -(weight * rows.value).mean())
     torch.testing.assert_close(loss.kl, (weight * rows.kl).mean())
 
 
@@ -141,10 +147,105 @@ def test_loss_gradient_by_finite_differences():
             self.vae = vae
 
         def forward(self):
-            return NegativeBound(importance_weighted_bound, 0.7, 3)(self.vae, v1, v2, eps).value
+            return NegativeBound(importance_weighted_bound, 0.7, 3)(self.vae, v1, v2, eps).loss
 
     def loss(*values):
         state = {f"vae.{name}": value for name, value in zip(names, values, strict=True)}
+        return torch.func.functional_call(Loss(), state, ())
+
+    assert torch.autograd.gradcheck(loss, parameters)
+
+
+# The joint loss
+
+
+def make_joint(n_classes=3):
+    vae = make_vae()
+    head = ClassifierHead(3, 4, n_classes, hidden_features=(5,))
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
+    return GaussianVAEClassifierModule(vae, head)
+
+
+def joint_batch(n=6, n_draws=3):
+    v1, v2 = torch.randn(n, 3), torch.randn(n, 4)
+    label = torch.randint(3, (n,))
+    return v1, v2, torch.randn(n_draws, n, 2 + 4), label
+
+
+@pytest.mark.parametrize("n_draws", [1, 3])
+def test_joint_loss_against_a_loop(n_draws):
+    joint = make_joint()
+    v1, v2, eps, label = joint_batch(n_draws=n_draws)
+    weight, label_weight = torch.rand(6), torch.rand(6)
+    totals = torch.zeros(4)
+    for i in range(6):
+        q = joint.encoder(v1[i])
+        log_lik, p_class = [], []
+        for e in eps[:, i]:
+            p = joint.decoder(q.mean + q.stddev * e[:2])
+            log_lik.append(p.log_prob(v2[i]))
+            logits = joint.classifier(v1[i : i + 1], (p.mean + p.stddev * e[2:])[None])
+            p_class.append(logits.softmax(-1)[0, label[i]])
+        log_lik, p_class = torch.stack(log_lik), torch.stack(p_class)
+        kl = torch.distributions.kl_divergence(q, joint.prior())
+        bound = log_lik.exp().mean().log() - 0.3 * kl
+        cross_entropy = -label_weight[i] * p_class.mean().log()
+        loss = cross_entropy - 0.2 * weight[i] * bound
+        totals += torch.stack([loss, -weight[i] * log_lik.mean(), weight[i] * kl, cross_entropy])
+    terms = JointLoss(0.3, 0.2, n_draws)(joint, v1, v2, eps, weight, label, label_weight)
+    assert terms._fields == ("loss", "reconstruction", "kl", "cross_entropy", "penalty")
+    torch.testing.assert_close(torch.stack(terms[:4]), totals / 6)
+    assert terms.penalty == 0
+    penalised = JointLoss(0.3, 0.2, n_draws, penalty=0.1)
+    head = joint.classifier
+    squares = sum(p.square().sum() for p in (head.hidden[0].weight, head.linear.weight))
+    expected = 0.05 * (squares + head.logits.weight.square().sum())
+    batch = joint, v1, v2, eps, weight, label, label_weight
+    torch.testing.assert_close(penalised(*batch).penalty, expected)
+    torch.testing.assert_close(penalised(*batch).loss, terms.loss + expected)
+    joint.eval()
+    assert penalised(*batch).loss == terms.loss  # in validation there is none
+
+
+def test_joint_gradients_reach_all_three_parts():
+    joint = make_joint()
+    v1, v2, eps, label = joint_batch()
+
+    def gradients(**params):
+        joint.zero_grad()
+        JointLoss(**params)(joint, v1, v2, eps, None, label, torch.ones(6)).loss.backward()
+        return {name: p.grad for name, p in joint.named_parameters()}
+
+    for name, gradient in gradients(vae_weight=1.0).items():
+        assert gradient.abs().sum() > 0, name
+    # Through the estimate of v2 the cross-entropy alone reaches them too.
+    joint.zero_grad()
+    loss = JointLoss(vae_weight=1.0)(joint, v1, v2, eps, None, label, torch.ones(6))
+    loss.cross_entropy.backward()
+    assert joint.encoder.loc.weight.grad.abs().sum() > 0
+    assert joint.decoder.log_scale.weight.grad.abs().sum() > 0
+    for name, gradient in gradients(vae_weight=0.0).items():
+        reached = gradient is not None and bool(gradient.abs().sum() > 0)
+        assert reached == name.startswith("classifier"), name
+
+
+def test_joint_loss_gradient_by_finite_differences():
+    joint = make_joint()
+    v1, v2, eps, label = joint_batch(n=4)
+    weight = torch.tensor([1.0, 0.0, 2.0, 1.0])
+    names, parameters = zip(*joint.named_parameters(), strict=True)
+
+    class Loss(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.joint = joint
+
+        def forward(self):
+            return JointLoss(0.3, 0.5, 3)(self.joint, v1, v2, eps, None, label, weight).loss
+
+    def loss(*values):
+        state = {f"joint.{name}": value for name, value in zip(names, values, strict=True)}
         return torch.func.functional_call(Loss(), state, ())
 
     assert torch.autograd.gradcheck(loss, parameters)

@@ -1,0 +1,542 @@
+"""GaussianVAEClassifier: classes from v1 and an estimate of v2, trained jointly."""
+
+import copy
+from numbers import Real
+
+import numpy as np
+import torch
+from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import nn
+
+from ._base import ACTIVATIONS, DTYPES, BaseGaussianVAE, drop_unweighted
+from ._random import torch_seed
+from ._sklearn_callbacks import with_callbacks
+from .likelihood import class_log_prob
+from .nn import ClassifierHead, GaussianVAEClassifierModule
+from .objectives import JointLoss
+
+# Precision of the prior on the weights of the default head: 1 / C of LogisticRegression.
+HEAD_PRECISION = 3.0
+
+
+class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
+    r"""Classifier of a vector v1 and of an estimate of a second vector v2, trained jointly.
+
+    .. math::
+
+        z \sim q(z | v_1), \quad \hat v_2 \sim p(v_2 | z), \quad
+        p(c | v_1) = E[\operatorname{softmax}_c f(v_1, \hat v_2)]
+
+    A variational auto-encoder with a Gaussian decoder estimates v2 = ``X_target`` from
+    v1 = ``X``, a classifier f sees v1 and a draw of that estimate. For each row, in nats, the
+    loss is
+
+    .. math::
+
+        -\log p(c | v_1) + v \left[ -\log p(v_2 | v_1) + w \, KL(q(z | v_1) \| p(z)) \right]
+
+    with v = ``vae_weight``, w = ``kl_weight`` and both densities averaged over
+    ``n_train_draws`` draws. v2 is needed in training only; it may be X itself. Labels and
+    targets may each be missing for some rows.
+
+    Parameters
+    ----------
+    n_components : int, default=None
+        Width of the latent space. None: as many as target features, but 8 at least and 32 at
+        most.
+    kl_weight : float, default=0.1
+        Weight of the KL term. Where v2 is not v1 it has to be small: at weight one to ignore
+        v1 is optimal for the auto-encoder.
+    classifier : nn.Module, callable or None, default=None
+        Called as ``classifier(v1, v2_estimate)`` with two standardised matrices, returns
+        logits. A module is deep-copied and starts with the weights it has; a class or function
+        is called as ``classifier(n_features, n_target_features, n_classes)``. None is a
+        :class:`~skgvae.nn.ClassifierHead` with a Gaussian prior on its weights, of precision 3
+        (LogisticRegression's 1 / C).
+    vae_weight : float or "auto", default="auto"
+        Weight of the auto-encoder's loss, which is a sum over target features; "auto" makes
+        it an average over them. Zero trains the classifier alone: encoder and decoder keep
+        their initial weights.
+    class_weight : dict, "balanced" or None, default=None
+        Weights of the classes in the cross-entropy.
+    unlabeled : object, default=None
+        Value of y that marks rows without a label; they train the auto-encoder only. None: all
+        rows have one.
+    hidden_layer_sizes : int or tuple of int, default=(64, 64)
+        Widths of the encoder's hidden layers; the decoder has them in reverse order.
+    activation : {"identity", "logistic", "relu", "silu", "gelu", "tanh"}, default="silu"
+        Activation of the hidden layers.
+    noise : {"heteroscedastic", "homoscedastic", "isotropic"}, default="heteroscedastic"
+        Decoder variance: a function of z for each feature; one number for each feature, as
+        in FactorAnalysis; one number, as in probabilistic PCA.
+    min_noise : float or "auto", default="auto"
+        Floor of the decoder's standard deviation, in standardised units.
+        "auto" is 0.01, but h / √12 for a column of few distinct values (less than 5 % of
+        more than 50 rows) with spacing h, on which a density could else grow by spikes.
+    init : {"random"}, default="random"
+        Start of training.
+    n_train_draws : int, default=4
+        Draws of z and v2 for each row in training.
+    standardize : bool, default=True
+        Whether to standardise the columns of X and X_target; else noise is in their units.
+    max_epochs : int or "auto", default="auto"
+        Passes over the training rows. "auto" takes 100; more where these are less than 2000
+        steps; fewer, but 10 at least, where they would see more than 4 million rows. 0 keeps
+        the start.
+    batch_size : int or "auto", default="auto"
+        Rows in a step. "auto" is a sixteenth of the rows, between 16 and 512.
+    lr : float or "auto", default="auto"
+        Largest learning rate of AdamW; it rises over the first 5 % of the steps and falls as
+        half a cosine. "auto" is 0.005.
+    weight_decay : float, default=0.0
+        Weight decay of AdamW on the weights of the hidden layers.
+    early_stopping : bool, default=True
+        Whether to hold out rows, keep the epoch (the start included) with the best bound on
+        them, and stop when it does not improve. Fewer than three such rows are not held out.
+    validation_fraction : float, default=0.1
+        Share of rows held out for early stopping, of each class and of the unlabelled rows
+        rounded down.
+    patience : int or "auto", default="auto"
+        Epochs without improvement after which training stops. "auto" is half of
+        ``max_epochs``, and 10 at least.
+    n_draws : int, default=64
+        Draws of z and v2 in prediction: scrambled Sobol points that are seeded in ``fit`` and
+        shared by all rows, so that answers do not depend on which rows are asked for
+        together. A power of two is best.
+    warm_start : bool, default=False
+        Whether ``fit`` continues with the weights and the scaling of the last one.
+    device : str or torch.device, default="auto"
+        "auto" is CUDA where there is one, else the CPU.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the held-out rows, initial weights, order of rows and draws. None takes fresh
+        entropy. Global generators are neither read nor moved.
+    verbose : bool or int, default=0
+        Whether to show a progress bar.
+    net_params : dict, default=None
+        Parameters of the skorch net in skorch's spelling, applied last: ``{"callbacks":
+        [...], "optimizer": torch.optim.SGD, "gradient_clip": 1.0, ...}``.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Classes, sorted.
+    n_components_ : int
+        Width of the latent space.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X has string names.
+    n_epochs_, best_epoch_ : int
+        Epochs trained, and the epoch whose weights are kept (0: the start).
+    history_ : list of dict
+        For each epoch: loss, cross-entropy, reconstruction and KL, of training and validation
+        rows, in nats a row, in standardised units; and the penalty on the head's weights.
+    kl_per_component_ : ndarray of shape (n_components_,)
+        Average KL divergence of each component, in nats: the information that it carries.
+    n_active_components_ : int
+        Components with more than 0.01 nats.
+    noise_variance_ : ndarray of shape (n_target_features,)
+        Average decoder variance of each target feature, in its squared units.
+    min_noise_ : ndarray of shape (n_target_features,)
+        Floor of the decoder's standard deviation, in standardised units.
+    net_ : GaussianVAENet
+        The skorch net.
+    module_ : GaussianVAEClassifierModule
+        The torch module.
+    device_ : str
+        Where it was trained.
+
+    See Also
+    --------
+    GaussianVAERegressor : The same model without the classifier.
+    sklearn.neural_network.MLPClassifier : A network without the estimate of v2.
+
+    Notes
+    -----
+    ``X_target`` is metadata of ``fit``: with
+    ``sklearn.set_config(enable_metadata_routing=True)`` and
+    ``model.set_fit_request(X_target=True)`` it is passed, row by row, through ``Pipeline``,
+    ``cross_validate`` and ``GridSearchCV``.
+
+    The network of Kingma & Welling [1]_ with one hidden layer of half the width on each side
+    and half of that as latent space is ``GaussianVAEClassifier(max(h // 2, 5),
+    hidden_layer_sizes=h, activation="relu", net_params={"module__linear": False})`` with
+    ``h = max(n_features // 2, 5)``.
+
+    References
+    ----------
+    .. [1] Kingma & Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.6114,
+       appendix C.2.
+    .. [2] Alemi, Fischer, Dillon & Murphy, "Deep Variational Information Bottleneck", 2017,
+       arXiv:1612.00410.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from skgvae import GaussianVAEClassifier
+    >>> X, y = load_wine(return_X_y=True)
+    >>> model = GaussianVAEClassifier(max_epochs=20, random_state=0).fit(X, y)
+    >>> model.predict_proba(X[:2]).shape
+    (2, 3)
+    >>> mean, std = model.predict_target(X, return_std=True)
+    """
+
+    _n_steps = 2000
+    _n_rows_seen = 4_000_000
+    _parameter_constraints: dict = {
+        **BaseGaussianVAE._parameter_constraints,
+        "init": [StrOptions({"random"})],
+        "classifier": [nn.Module, callable, None],
+        "vae_weight": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "unlabeled": "no_validation",
+    }
+
+    def __init__(
+        self,
+        n_components=None,
+        *,
+        kl_weight=0.1,
+        classifier=None,
+        vae_weight="auto",
+        class_weight=None,
+        unlabeled=None,
+        hidden_layer_sizes=(64, 64),
+        activation="silu",
+        noise="heteroscedastic",
+        min_noise="auto",
+        init="random",
+        n_train_draws=4,
+        standardize=True,
+        max_epochs="auto",
+        batch_size="auto",
+        lr="auto",
+        weight_decay=0.0,
+        early_stopping=True,
+        validation_fraction=0.1,
+        patience="auto",
+        n_draws=64,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+        net_params=None,
+    ):
+        self.n_components = n_components
+        self.kl_weight = kl_weight
+        self.classifier = classifier
+        self.vae_weight = vae_weight
+        self.class_weight = class_weight
+        self.unlabeled = unlabeled
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.noise = noise
+        self.min_noise = min_noise
+        self.init = init
+        self.n_train_draws = n_train_draws
+        self.standardize = standardize
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.n_draws = n_draws
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+        self.net_params = net_params
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, X_target=None, sample_weight=None):
+        """Train the model.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training rows v1, at least two.
+        y : array-like of shape (n_samples,)
+            Classes; rows whose class equals ``unlabeled`` train the auto-encoder alone.
+        X_target : array-like of shape (n_samples, n_target_features), default=None
+            Targets v2 of the auto-encoder, X itself by default. Rows that are NaN throughout
+            train the classifier alone.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows; rows of weight zero are left out.
+
+        Returns
+        -------
+        self : GaussianVAEClassifier
+            The fitted estimator. When fitting fails, it stays as it was.
+        """
+        with self._all_or_nothing():
+            return self._fit(*self._validate_training(X, y, X_target, sample_weight))
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y, classes=None, X_target=None, sample_weight=None):
+        """Train one pass over the rows, at a constant learning rate, without held-out rows.
+
+        The first call learns scaling, classes and start; later calls keep them. The rate is
+        ``lr``, the peak of that in ``fit``: to refine a fitted model, lower it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training rows v1, at least two.
+        y : array-like of shape (n_samples,)
+            Classes.
+        classes : array-like of shape (n_classes,), default=None
+            All classes that there will be; those in y by default. Later calls ignore it.
+        X_target : array-like of shape (n_samples, n_target_features), default=None
+            Targets v2 of the auto-encoder, X itself by default.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows; rows of weight zero are left out.
+
+        Returns
+        -------
+        self : GaussianVAEClassifier
+            The fitted estimator.
+        """
+        with self._all_or_nothing():
+            reset = not self.__sklearn_is_fitted__()
+            if not reset:
+                classes = self.classes_
+            rows = self._validate_training(X, y, X_target, sample_weight, reset, classes)
+            return self._partial_fit(*rows)
+
+    def predict(self, X):
+        """Return the most probable class of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Classes.
+        """
+        return self.classes_[self.predict_log_proba(X).argmax(1)]
+
+    def predict_proba(self, X):
+        """Return the probability of each class, averaged over draws of z and v2.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Probabilities, in the order of ``classes_``.
+        """
+        return np.exp(self.predict_log_proba(X))
+
+    def predict_log_proba(self, X):
+        """Return the logarithms of :meth:`predict_proba`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Nats.
+        """
+        check_is_fitted(self)
+        X = self._validate_rows(X)
+        draws = self._draws(self.n_components_ + self._module_spec["out_features"])
+        (log_prob,) = self._by_rows(
+            lambda module, v1: (class_log_prob(module, v1, draws),), self._scaler.forward(X)
+        )
+        return log_prob
+
+    def predict_target(self, X, return_std=False):
+        """Return mean and standard deviation of v2 given v1.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows v1.
+        return_std : bool, default=False
+            Whether to return the standard deviation too.
+
+        Returns
+        -------
+        mean : ndarray of shape (n_samples, n_target_features)
+            E[v2 | v1], in the units of ``X_target``.
+        std : ndarray of shape (n_samples, n_target_features)
+            Decoder noise and spread of the decoder's means together, if ``return_std``.
+        """
+        mean, noise, latent = self._moments(X)
+        return (mean, np.sqrt(noise + latent)) if return_std else mean
+
+    def sample(self, X, n_samples=1, random_state=None):
+        """Draw v2 given v1: z from q(z | v1), then v2 from the decoder.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows v1.
+        n_samples : int, default=1
+            Number of draws for each row.
+        random_state : int, RandomState instance or None, default=None
+            Seed; None draws afresh at each call.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_rows, n_target_features)
+            Draws in the units of ``X_target``, for the n_rows rows of X.
+        """
+        return self._sample_target(X, n_samples, random_state)
+
+    def _validate_training(self, X, y, X_target, sample_weight, reset=True, classes=None):
+        """Return X, target, its weights, label indices and their weights."""
+        X, y = validate_data(self, X, y, dtype=DTYPES, reset=reset, ensure_min_samples=2)
+        if X_target is None:
+            X_target = X
+        else:
+            X_target = check_array(
+                X_target, dtype=DTYPES, ensure_all_finite="allow-nan", input_name="X_target"
+            )
+            check_consistent_length(X, X_target)
+        weight, X, y, X_target = drop_unweighted(sample_weight, X, y, X_target)
+        ones = np.ones(len(X)) if weight is None else weight
+
+        has_target = np.isfinite(X_target).all(1)
+        partly = ~has_target & ~np.isnan(X_target).all(1)
+        if partly.any():
+            raise ValueError(
+                f"{partly.sum()} rows of X_target are partly NaN or infinite: give a row in full, "
+                "or as NaN throughout where it is not known."
+            )
+        if has_target.sum() < 2:
+            raise ValueError(f"X_target is known for {has_target.sum()} rows; 2 are needed.")
+        if not has_target.all():
+            weight = _mean_one(ones * has_target)
+
+        is_labeled = np.ones(len(y), bool) if self.unlabeled is None else y != self.unlabeled
+        if not is_labeled.any():
+            raise ValueError(f"All labels are {self.unlabeled!r}, which marks unlabeled rows.")
+        check_classification_targets(y[is_labeled])
+        found = np.unique(y[is_labeled])
+        classes = found if classes is None else np.unique(column_or_1d(classes))
+        unknown = np.setdiff1d(found, classes)
+        if len(unknown):
+            raise ValueError(f"y holds {unknown.tolist()}, which are not among the classes.")
+        label = np.zeros(len(y), np.int64)
+        label[is_labeled] = np.searchsorted(classes, y[is_labeled])
+        per_class = np.ones(len(classes))
+        if self.class_weight is not None:
+            per_class[np.isin(classes, found)] = compute_class_weight(
+                self.class_weight, classes=found, y=y[is_labeled]
+            )
+        label_weight = _mean_one(ones * is_labeled * per_class[label])
+        self.classes_, self._n_labeled = classes, int(is_labeled.sum())
+        self._labeled_share = self._n_labeled / len(y)
+        return X, X_target, weight, label, label_weight.astype(np.float32)
+
+    def _choose_n_components(self, X, target):
+        return int(np.clip(target.shape[1], 8, 32))
+
+    def _set_up(self, X, target, weight, seeds):
+        super()._set_up(X, target, weight, seeds)
+        # What a stored model is built from again, whatever is set on the estimator later.
+        self._classifier_spec = self.classifier, len(self.classes_)
+
+    def _get_structure(self):
+        return super()._get_structure() | {"classifier": self.classifier}
+
+    def _check_continues(self, X, target):
+        super()._check_continues(X, target)
+        if len(self.classes_) != self._classifier_spec[1]:
+            raise ValueError(
+                f"The fitted model has {self._classifier_spec[1]} classes, but y has "
+                f"{len(self.classes_)}. Use fit with warm_start=False for new classes."
+            )
+
+    def _to_rows(self, X, target, weight, *labels):
+        rows = super()._to_rows(X, target, weight, *labels)
+        rows.v2.nan_to_num_(nan=0.0)  # such rows have no weight
+        return rows
+
+    def _choose_held_out(self, rows, rng):
+        # The same share of every class, rounded down: few labels are needed for training.
+        order = rng.permutation(len(rows))
+        group = np.where(rows.label_weight > 0, rows.label, -1)[order]
+        held_out = np.zeros(len(rows), bool)
+        for value in np.unique(group):
+            members = np.flatnonzero(group == value)
+            held_out[members[: int(self.validation_fraction * len(members))]] = True
+        return np.r_[order[held_out], order[~held_out]], int(held_out.sum())
+
+    def _balance(self, train):
+        # Where few rows have a label they are repeated, with smaller weights, until half of the
+        # rows have one: else the few in a batch make a noisy gradient.
+        is_labeled = train.label_weight > 0
+        n_labeled = int(is_labeled.sum())
+        n_times = (len(train) - n_labeled) // max(n_labeled, 1)
+        if n_times < 2:
+            return train
+        repeats = torch.where(is_labeled, n_times, 1)
+        weight = torch.ones(len(train)) if train.weight is None else train.weight
+        train.weight, train.label_weight = weight / repeats, train.label_weight / repeats
+        return train.subset(torch.arange(len(train)).repeat_interleave(repeats))
+
+    def _make_module(self, generator):
+        vae = super()._make_module(generator)
+        return GaussianVAEClassifierModule(vae, self._make_classifier(generator).float())
+
+    def _make_classifier(self, generator):
+        classifier, n_classes = self._classifier_spec
+        widths = self._module_spec["in_features"], self._module_spec["out_features"], n_classes
+        if classifier is None:
+            activation = self._module_spec["activation"]
+            activation = ACTIVATIONS.get(activation, activation)
+            return ClassifierHead(*widths, activation=activation, generator=generator)
+        if isinstance(classifier, nn.Module):
+            return copy.deepcopy(classifier)
+        with torch_seed(generator.initial_seed()):
+            return classifier(*widths)
+
+    def _bound_params(self):
+        vae_weight = self.vae_weight
+        if vae_weight == "auto":
+            vae_weight = 1 / self._module_spec["out_features"]
+        params = {
+            "criterion": JointLoss,
+            "criterion__vae_weight": float(vae_weight),
+            # As if in the auto-encoder's loss every row had the same weight.
+            "criterion__feedback": self._labeled_share,
+        }
+        if self._classifier_spec[0] is None:
+            params["criterion__penalty"] = HEAD_PRECISION / self._n_labeled
+        return params
+
+    def _start(self, module, rows):
+        classifier = module.classifier.eval()
+        with torch.no_grad():
+            shape = tuple(classifier(rows.v1[:2], rows.v2[:2]).shape)
+            if shape != (2, len(self.classes_)):
+                raise ValueError(
+                    f"The classifier returns logits of shape {shape}, but for 2 rows and "
+                    f"{len(self.classes_)} classes it should be (2, {len(self.classes_)})."
+                )
+            module.encoder.log_scale.weight.mul_(0.1)
+            module.encoder.log_scale.bias.fill_(-2.0)
+
+
+def _mean_one(weight):
+    return weight / weight.mean()

@@ -1,0 +1,260 @@
+"""A network that returns a diagonal Gaussian: encoder and decoder alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Independent, Normal
+
+NOISE_MODELS = ("heteroscedastic", "homoscedastic", "isotropic")
+
+# Widest range of a standard deviation, in standardised units. Factor analysis of strongly
+# correlated columns needs posterior scales far below 1e-3: a narrower range costs nats.
+MIN_SCALE = 4e-5
+MAX_SCALE = 150.0
+
+
+def diagonal_normal(loc: Tensor, log_scale: Tensor) -> Independent:
+    """Return N(loc, diag exp(log_scale)²) over the last axis."""
+    normal = Normal(loc, log_scale.expand_as(loc).exp(), validate_args=False)
+    return Independent(normal, 1, validate_args=False)
+
+
+class SoftBound(nn.Module):
+    r"""Squash a log standard deviation smoothly into (log low, log high).
+
+    .. math:: c + h \tanh((t - c) / h), \quad c \pm h = \log low, \log high
+
+    The slope is one at the centre and never exactly zero before rounding, so that a value
+    near a bound can still leave it (a hard clamp kills its gradient).
+
+    Parameters
+    ----------
+    low, high : float or Tensor of shape (out_features,)
+        Bounds of the standard deviation.
+    """
+
+    def __init__(self, low: float | Tensor, high: float | Tensor):
+        super().__init__()
+        if not (
+            float(torch.as_tensor(low).min()) > 0
+            and bool((torch.as_tensor(low) < torch.as_tensor(high)).all())
+        ):
+            raise ValueError(f"Bounds of a scale must satisfy 0 < low < high, got {low}, {high}.")
+        log_low, log_high = (
+            torch.log(torch.as_tensor(b, dtype=torch.float32)) for b in (low, high)
+        )
+        self.register_buffer("centre", (log_high + log_low) / 2)
+        self.register_buffer("half_width", (log_high - log_low) / 2)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Return the log standard deviation for any real t."""
+        squashed = torch.tanh((t - self.centre) / self.half_width)
+        return torch.addcmul(self.centre, self.half_width, squashed)
+
+    def inverse(self, log_scale: Tensor) -> Tensor:
+        """Return t with ``forward(t) = log_scale``; values outside are moved inside."""
+        inside = ((log_scale - self.centre) / self.half_width).clamp(-0.9999, 0.9999)
+        return self.centre + self.half_width * torch.atanh(inside)
+
+
+class GaussianMLP(nn.Module):
+    r"""A multi-layer perceptron that returns a diagonal Gaussian.
+
+    .. math::
+
+        h = f(x), \quad \mu = W x + W_4 h + b_4, \quad \log \sigma = B(W_5 h + b_5)
+
+    with the hidden layers :math:`f`, a soft bound :math:`B`, and a linear path :math:`W x`
+    beside them, which makes principal component and factor analysis special cases.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        Width of the input and of the Gaussian.
+    hidden_features : sequence of int
+        Widths of the hidden layers; may be empty.
+    activation : callable
+        Makes the activation module of a hidden layer.
+    noise : {"heteroscedastic", "homoscedastic", "isotropic"}
+        σ as a function of x, one σ per feature, or one σ.
+    min_scale, max_scale : float or Tensor of shape (out_features,)
+        Bounds of σ. ``isotropic`` noise uses the largest lower bound.
+    linear : bool
+        Whether there is a linear path to the mean.
+    generator : torch.Generator, optional
+        Source of the initial weights; torch's global generator by default.
+
+    References
+    ----------
+    Kingma & Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.6114, C.2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgvae.nn import GaussianMLP
+    >>> p = GaussianMLP(3, 2, hidden_features=(16,))(torch.zeros(5, 3))
+    >>> p.batch_shape, p.event_shape
+    (torch.Size([5]), torch.Size([2]))
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        hidden_features: Sequence[int] = (64,),
+        activation: Callable[[], nn.Module] = nn.SiLU,
+        *,
+        noise: str = "heteroscedastic",
+        min_scale: float | Tensor = MIN_SCALE,
+        max_scale: float | Tensor = MAX_SCALE,
+        linear: bool = True,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        if noise not in NOISE_MODELS:
+            raise ValueError(f"noise must be one of {NOISE_MODELS}, got {noise!r}.")
+        self.in_features, self.out_features = in_features, out_features
+        self.noise = noise
+
+        widths = (in_features, *hidden_features)
+        layers = []
+        for a, b in pairwise(widths):
+            layers += [linear_layer(a, b), activation()]
+        self.hidden = nn.Sequential(*layers)
+        self.linear = linear_layer(in_features, out_features, bias=False) if linear else None
+        self.loc = linear_layer(widths[-1], out_features)
+        if noise == "heteroscedastic":
+            self.log_scale = linear_layer(widths[-1], out_features)
+            self.bound = SoftBound(min_scale, max_scale)
+        else:
+            log_min = torch.as_tensor(min_scale, dtype=torch.float32).log()
+            if noise == "isotropic":
+                log_min = log_min.max()
+            self.shared_log_scale = nn.Parameter(
+                torch.empty(out_features if noise == "homoscedastic" else 1)
+            )
+            self.register_buffer("min_log_scale", log_min)
+        self.reset_parameters(generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw new weights: torch's default for layers, σ = 1 for shared noise."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                reset_linear(module, generator)
+        if self.noise != "heteroscedastic":
+            nn.init.zeros_(self.shared_log_scale)
+            self.floor_shared_noise_()
+
+    def loc_and_log_scale(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return μ of shape (*, out_features) and log σ, which broadcasts against it.
+
+        Parameters
+        ----------
+        x : Tensor of shape (*, in_features)
+            Input.
+        """
+        h = self.hidden(x)
+        loc = self.loc(h)
+        if self.linear is not None:
+            loc = loc + self.linear(x)
+        if self.noise == "heteroscedastic":
+            return loc, self.bound(self.log_scale(h))
+        # The floor, with a gradient below it too: there a hard maximum would have none.
+        lift = (self.min_log_scale - self.shared_log_scale).clamp(min=0)
+        return loc, self.shared_log_scale + lift.detach()
+
+    def forward(self, x: Tensor) -> Independent:
+        """Return the Gaussian given x.
+
+        Parameters
+        ----------
+        x : Tensor of shape (*, in_features)
+            Input.
+
+        Returns
+        -------
+        Independent
+            Batch shape (*), event shape (out_features,).
+        """
+        return diagonal_normal(*self.loc_and_log_scale(x))
+
+    @torch.no_grad()
+    def set_linear_(self, weight: Tensor, bias: Tensor, log_scale: Tensor) -> None:
+        """Make the network equal N(weight x + bias, diag exp(log_scale)²) for every x.
+
+        The hidden layers keep their weights, the layers after them are set to zero: the
+        gradient reaches the latter first and, through them, all others.
+
+        Parameters
+        ----------
+        weight : Tensor of shape (out_features, in_features)
+            Slope of the mean.
+        bias, log_scale : Tensor of shape (out_features,)
+            Offset of the mean and log standard deviation; values below the floor are set to it.
+        """
+        if self.linear is None:
+            raise ValueError(
+                "A linear start needs the linear path: use linear=True, or a random start."
+            )
+        self.linear.weight.copy_(weight)
+        self.loc.weight.zero_()
+        self.loc.bias.copy_(bias)
+        if self.noise == "heteroscedastic":
+            self.log_scale.weight.zero_()
+            self.log_scale.bias.copy_(self.bound.inverse(log_scale.to(self.bound.centre)))
+        else:
+            self.shared_log_scale.copy_(log_scale[: len(self.shared_log_scale)])
+            self.floor_shared_noise_()
+
+    @torch.no_grad()
+    def update_shared_noise_(self, rate: float, weight: float = 1.0) -> None:
+        r"""Move shared noise towards its closed-form optimum, given the gradient of a loss.
+
+        For the mean negative log density of a batch, :math:`g_j = \partial L / \partial
+        \log\sigma_j = 1 - \overline{r_j^2} / \sigma_j^2` with residuals r. Hence
+
+        .. math:: \sigma_j^2 (1 - \rho g_j) = (1 - \rho) \sigma_j^2 + \rho \overline{r_j^2}
+
+        is the running average of the batch optimum ("optimal σ-VAE", Rybkin, Daniilidis &
+        Levine 2021, arXiv:2006.13202). A gradient step on log σ would take thousands of steps.
+
+        Parameters
+        ----------
+        rate : float
+            Weight ρ of this batch, in [0, 1].
+        weight : float
+            Positive weight of the negative log density in the loss.
+        """
+        gradient = self.shared_log_scale.grad / weight
+        n_tied = self.out_features // len(self.shared_log_scale)
+        # r² is never negative, so no batch may shrink the variance by more than 1 - ρ.
+        factor = (1 - rate * gradient / n_tied).clamp(min=1 - rate)
+        self.shared_log_scale += 0.5 * factor.log()
+        self.floor_shared_noise_()
+
+    @torch.no_grad()
+    def floor_shared_noise_(self) -> None:
+        """Lift shared noise to its floor."""
+        self.shared_log_scale.copy_(torch.maximum(self.shared_log_scale, self.min_log_scale))
+
+    def extra_repr(self) -> str:
+        """Return what repr shows."""
+        return f"{self.in_features}, {self.out_features}, noise={self.noise!r}"
+
+
+def linear_layer(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
+    """Return a layer with unset weights: nn.Linear draws them from the global generator."""
+    return nn.utils.skip_init(nn.Linear, in_features, out_features, bias=bias)
+
+
+def reset_linear(layer: nn.Linear, generator: torch.Generator | None) -> None:
+    """Draw the weights of a layer as torch does by default."""
+    bound = 1 / math.sqrt(layer.in_features)
+    nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+    if layer.bias is not None:
+        nn.init.uniform_(layer.bias, -bound, bound, generator=generator)

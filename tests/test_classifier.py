@@ -1,0 +1,397 @@
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
+from sklearn.decomposition import PCA
+from sklearn.metrics import log_loss
+from sklearn.model_selection import GridSearchCV, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from skgvae import GaussianVAEClassifier
+from skgvae.nn import ClassifierHead
+
+FAST = {"max_epochs": 5, "hidden_layer_sizes": (8,), "n_draws": 32, "random_state": 0}
+
+
+class TwoLayers(nn.Module):
+    """A user's own classifier."""
+
+    def __init__(self, in_features, target_features, n_classes):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(in_features + target_features)
+        self.hidden = nn.Linear(in_features + target_features, 16)
+        self.out = nn.Linear(16, n_classes)
+
+    def forward(self, v1, v2_estimate):
+        return self.out(self.hidden(self.norm(torch.cat([v1, v2_estimate], 1))).tanh())
+
+
+@pytest.fixture(scope="module")
+def wine():
+    return load_wine(return_X_y=True)
+
+
+@pytest.fixture(scope="module")
+def fitted(wine):
+    return GaussianVAEClassifier(random_state=0, max_epochs=40).fit(*wine)
+
+
+@pytest.fixture
+def routing():
+    with sklearn.config_context(enable_metadata_routing=True):
+        yield
+
+
+# What it finds
+
+
+@pytest.mark.parametrize("load", [load_iris, load_wine, load_breast_cancer])
+def test_classes_are_found(load, seed):
+    X, y = load(return_X_y=True)
+    order = np.random.default_rng(seed).permutation(len(X))
+    train, test = order[: len(X) // 2], order[len(X) // 2 :]
+    model = GaussianVAEClassifier(random_state=seed).fit(X[train], y[train])
+    assert model.score(X[test], y[test]) > 0.9
+    assert log_loss(y[test], model.predict_proba(X[test])) < 0.3
+
+
+def test_probabilities_of_overlapping_classes():
+    # Two unit Gaussians two apart: log-odds 2 x, Bayes accuracy Φ(1).
+    rng = np.random.default_rng(0)
+    y = rng.integers(2, size=4000)
+    X = (2 * y - 1 + rng.standard_normal(4000))[:, None]
+    model = GaussianVAEClassifier(random_state=0).fit(X[:2000], y[:2000])
+    grid = np.linspace(-2, 2, 9)[:, None]
+    truth = 1 / (1 + np.exp(-2 * grid[:, 0]))
+    np.testing.assert_allclose(model.predict_proba(grid)[:, 1], truth, atol=0.06)
+    assert model.score(X[2000:], y[2000:]) == pytest.approx(0.8413, abs=0.03)
+
+
+def test_the_target_is_predicted_and_carries_the_class():
+    # v1 tells v2 up to noise, and v2 tells the class.
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((1500, 3))
+    V = np.column_stack([10 + 5 * X[:, 0] * X[:, 1], X[:, 2] ** 2])
+    V += rng.standard_normal(V.shape) * [1, 0.1]
+    y = np.where(V[:, 0] > 10, "high", "low")
+    model = GaussianVAEClassifier(random_state=0).fit(X[:1000], y[:1000], X_target=V[:1000])
+    X, V, y = X[1000:], V[1000:], y[1000:]
+    mean, std = model.predict_target(X, return_std=True)
+    assert mean.shape == std.shape == V.shape
+    residual = V - mean
+    assert (residual.var(0) < 0.2 * V.var(0)).all()
+    assert np.mean((residual / std) ** 2, 0) == pytest.approx([1, 1], abs=0.5)
+    draws = model.sample(X, 2000, random_state=0)
+    assert draws.shape == (2000, *V.shape)
+    np.testing.assert_allclose(draws.mean(0), mean, atol=0.5)
+    np.testing.assert_allclose(draws.std(0) / std, 1, atol=0.15)
+    assert model.score(X, y) > 0.85
+    assert model.decode(model.transform(X)).shape == V.shape
+
+
+def test_weight_zero_trains_the_classifier_alone(wine):
+    X, y = wine
+    start = GaussianVAEClassifier(**{**FAST, "max_epochs": 0}).fit(X, y)
+    model = GaussianVAEClassifier(**{**FAST, "max_epochs": 40}, vae_weight=0.0).fit(X, y)
+    before, after = start.module_.state_dict(), model.module_.state_dict()
+    for name, weight in after.items():
+        if name.startswith("vae."):
+            assert torch.equal(weight, before[name]), name
+        elif name.endswith("weight"):
+            assert not torch.equal(weight, before[name]), name
+    for record in model.history_:
+        assert record["valid_loss"] == pytest.approx(record["valid_cross_entropy"])
+    assert model.score(X, y) > 0.9
+
+
+def test_history_holds_the_three_parts(wine):
+    model = GaussianVAEClassifier(
+        **FAST, vae_weight=0.3, kl_weight=0.2, n_train_draws=1, early_stopping=False
+    ).fit(*wine)
+    for record in model.history_:
+        vae = record["train_reconstruction"] + 0.2 * record["train_kl"]
+        expected = record["train_cross_entropy"] + 0.3 * vae + record["train_penalty"]
+        assert record["train_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+# Labels
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["a", "bb", "c"], [-1, 1, 5], [2.0, 3.0, 1.0], np.array(["x", "y", "z"], object),
+     [True, False, True]],
+    ids=str,
+)  # fmt: skip
+def test_classes_of_any_type(labels, wine):
+    X, y = wine
+    labels = np.asarray(labels)
+    model = GaussianVAEClassifier(**{**FAST, "max_epochs": 30}).fit(X, labels[y])
+    np.testing.assert_array_equal(model.classes_, np.unique(labels))
+    assert model.predict(X).dtype == labels.dtype
+    assert model.score(X, labels[y]) > 0.9
+    probabilities = model.predict_proba(X)
+    assert probabilities.shape == (len(X), len(model.classes_))
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-6)
+    np.testing.assert_allclose(model.predict_log_proba(X), np.log(probabilities), rtol=1e-6)
+    np.testing.assert_array_equal(model.predict(X), model.classes_[probabilities.argmax(1)])
+
+
+def test_one_class(wine):
+    X, _ = wine
+    model = GaussianVAEClassifier(**FAST).fit(X, np.full(len(X), "only"))
+    assert set(model.predict(X)) == {"only"}
+    np.testing.assert_allclose(model.predict_proba(X), 1)
+
+
+def test_class_weight(wine):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((600, 2)), (rng.uniform(size=600) < 0.1).astype(int)
+    rate = {}
+    for class_weight in (None, "balanced", {1: 9.0}):
+        model = GaussianVAEClassifier(
+            max_epochs=20, hidden_layer_sizes=(8,), class_weight=class_weight, random_state=0
+        ).fit(X, y)
+        rate[str(class_weight)] = model.predict_proba(X)[:, 1].mean()
+    assert rate["None"] == pytest.approx(0.1, abs=0.05)
+    assert rate["balanced"] == pytest.approx(0.5, abs=0.1)
+    assert rate["{1: 9.0}"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_weights_move_the_probabilities():
+    X = np.random.default_rng(0).standard_normal((400, 1))
+    y = np.arange(400) % 2
+    weight = np.where(y == 1, 3.0, 1.0)
+    model = GaussianVAEClassifier(max_epochs=20, random_state=0).fit(X, y, sample_weight=weight)
+    assert model.predict_proba(X)[:, 1].mean() == pytest.approx(0.75, abs=0.06)
+    dropped = GaussianVAEClassifier(max_epochs=2, random_state=0)
+    dropped.fit(X, y, sample_weight=(y == 1).astype(float))
+    assert list(dropped.classes_) == [1]
+
+
+# Rows without a label, rows without a target
+
+
+def test_unlabeled_rows_train_the_auto_encoder_only(wine):
+    X, y = wine
+    hidden = y.copy()
+    hidden[::2] = -1
+    model = GaussianVAEClassifier(**{**FAST, "max_epochs": 40}, unlabeled=-1).fit(X, hidden)
+    assert list(model.classes_) == [0, 1, 2]
+    assert model.score(X[::2], y[::2]) > 0.9
+    as_class = GaussianVAEClassifier(**FAST).fit(X, hidden)
+    assert list(as_class.classes_) == [-1, 0, 1, 2]
+    # Their labels do not matter: any value in their place gives the same fit.
+    strings = np.where(hidden < 0, "?", np.array(["a", "b", "c"])[y])
+    other = GaussianVAEClassifier(**{**FAST, "max_epochs": 40}, unlabeled="?").fit(X, strings)
+    np.testing.assert_array_equal(other.predict_proba(X), model.predict_proba(X))
+    # Without a weight on the auto-encoder only labelled rows count.
+    losses = []
+    for change in (0.0, 100.0):
+        moved = X.copy()
+        moved[::2] += change * (np.arange(len(X[::2])) == 0)[:, None]
+        alone = GaussianVAEClassifier(
+            **FAST, unlabeled=-1, standardize=False, vae_weight=0.0, early_stopping=False
+        )
+        alone.fit(moved, hidden, X_target=X[:, :2])
+        losses.append(alone.history_[0]["train_cross_entropy"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_rows_without_a_target_train_the_classifier_only(wine):
+    X, y = wine
+    V = X[:, :4].copy()
+    V[::2] = np.nan
+    model = GaussianVAEClassifier(**{**FAST, "max_epochs": 40}).fit(X, y, X_target=V)
+    assert model.score(X[::2], y[::2]) > 0.9
+    assert model.predict_target(X).shape == V.shape
+    assert np.isfinite(model.predict_target(X)).all()
+    known = GaussianVAEClassifier(**FAST).fit(X[1::2], y[1::2], X_target=V[1::2])
+    np.testing.assert_allclose(model._target_scaler.scale, known._target_scaler.scale)
+    assert np.isfinite([list(record.values()) for record in model.history_]).all()
+
+
+def test_the_held_out_rows_have_the_shares_of_the_classes():
+    X = np.random.default_rng(0).standard_normal((200, 2))
+    y = np.repeat([0, 1, 2], [160, 31, 9])
+    model = GaussianVAEClassifier(**FAST).fit(X, y)
+    rows = model._to_rows(X, X, None, y, np.ones(200, np.float32))
+    train, valid = model._split(rows, 0)
+    assert np.bincount(valid.label, minlength=3).tolist() == [16, 3, 0]  # few labels stay in training
+    assert len(train) == 181
+
+
+# The user's own classifier
+
+
+def test_own_classifier(wine):
+    X, y = wine
+    torch.manual_seed(1)
+    own = TwoLayers(13, 13, 3)
+    before = {name: value.clone() for name, value in own.state_dict().items()}
+    model = GaussianVAEClassifier(classifier=own, max_epochs=40, random_state=0).fit(X, y)
+    assert model.score(X, y) > 0.95
+    assert isinstance(model.module_.classifier, TwoLayers)
+    assert model.classifier is own
+    for name, value in own.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    again = clone(model).fit(X, y)
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+    loaded = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
+
+
+def test_own_class_of_classifier(wine):
+    X, y = wine
+    state = torch.get_rng_state()
+    a, b = (GaussianVAEClassifier(classifier=TwoLayers, **FAST).fit(X, y) for _ in "ab")
+    assert torch.equal(torch.get_rng_state(), state)
+    np.testing.assert_array_equal(a.predict_proba(X), b.predict_proba(X))
+    a.set_params(classifier=None)  # the fitted model is still the one with two layers
+    loaded = pickle.loads(pickle.dumps(a))
+    np.testing.assert_array_equal(loaded.predict_proba(X), b.predict_proba(X))
+    with pytest.raises(ValueError, match="classifier=None, but the fitted model has"):
+        a.partial_fit(X, y)
+
+
+def test_the_network_of_the_source():
+    # dim → max(dim // 2, 5) → max(that // 2, 5) and back, ReLU, no linear paths.
+    X, y = load_digits(return_X_y=True)
+    dim = X.shape[1]
+    hidden = max(dim // 2, 5)
+    latent = max(hidden // 2, 5)
+    model = GaussianVAEClassifier(
+        latent,
+        hidden_layer_sizes=hidden,
+        activation="relu",
+        net_params={"module__linear": False},
+        max_epochs=3,
+        random_state=0,
+    ).fit(X, y)
+    vae = model.module_.vae
+    shapes = {name: tuple(p.shape) for name, p in vae.named_parameters()}
+    assert shapes == {
+        "encoder.hidden.0.weight": (32, 64),
+        "encoder.hidden.0.bias": (32,),
+        "encoder.loc.weight": (16, 32),
+        "encoder.loc.bias": (16,),
+        "encoder.log_scale.weight": (16, 32),
+        "encoder.log_scale.bias": (16,),
+        "decoder.hidden.0.weight": (32, 16),
+        "decoder.hidden.0.bias": (32,),
+        "decoder.loc.weight": (64, 32),
+        "decoder.loc.bias": (64,),
+        "decoder.log_scale.weight": (64, 32),
+        "decoder.log_scale.bias": (64,),
+    }
+    assert isinstance(vae.encoder.hidden[1], nn.ReLU)
+    assert isinstance(vae.decoder.hidden[1], nn.ReLU)
+
+
+# scikit-learn's tools
+
+
+def test_answers_do_not_depend_on_other_rows(fitted, wine):
+    X, _ = wine
+    rows = np.array([5, 3, 100])
+    for answer in (fitted.predict_proba, fitted.predict_target, fitted.transform):
+        np.testing.assert_allclose(answer(X)[rows], answer(X[rows]), rtol=1e-9)
+
+
+def test_state(fitted, wine):
+    X, y = wine
+    loaded = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(loaded.predict_proba(X), fitted.predict_proba(X))
+    assert loaded.partial_fit(X, y).score(X, y) > 0.9
+    a, b = (GaussianVAEClassifier(**FAST).fit(X, y) for _ in "ab")
+    np.testing.assert_array_equal(a.predict_proba(X), b.predict_proba(X))
+
+
+def test_partial_fit(wine):
+    X, y = wine
+    model = GaussianVAEClassifier(random_state=0)
+    model.partial_fit(X[:100], y[:100], classes=[0, 1, 2, 3])  # rows of classes 0 and 1 alone
+    for _ in range(10):
+        model.partial_fit(X, y)
+    assert list(model.classes_) == [0, 1, 2, 3]
+    assert model.score(X, y) > 0.9
+    with pytest.raises(ValueError, match=r"y holds \[7\], which are not among the classes"):
+        model.partial_fit(X, np.where(y == 1, 7, y))
+    assert model.score(X, y) > 0.9
+
+
+def test_warm_start_keeps_the_classes(wine):
+    X, y = wine
+    model = GaussianVAEClassifier(**FAST, warm_start=True).fit(X, y)
+    model.fit(X, y)
+    with pytest.raises(ValueError, match="The fitted model has 3 classes, but y has 2"):
+        model.fit(X[y < 2], y[y < 2])
+    assert list(model.classes_) == [0, 1, 2]
+
+
+def test_pipeline_search_and_frames(wine):
+    X, y = wine
+    frame = pd.DataFrame(X, columns=[f"x{i}" for i in range(13)])
+    pipeline = make_pipeline(StandardScaler(), PCA(8), GaussianVAEClassifier(**FAST))
+    grid = {"gaussianvaeclassifier__n_components": [2, 8]}
+    search = GridSearchCV(pipeline, grid, cv=2, error_score="raise", scoring="neg_log_loss")
+    assert search.fit(frame, y).best_score_ > -1.1
+    model = clone(pipeline[-1]).fit(frame, y).set_output(transform="pandas")
+    names = list(model.transform(frame).columns[:2])
+    assert names == ["gaussianvaeclassifier0", "gaussianvaeclassifier1"]
+
+
+@pytest.mark.usefixtures("routing")
+def test_the_target_is_routed_row_by_row(wine):
+    X, y = wine
+    V = pd.DataFrame(X[:, :3] * 2, columns=["a", "b", "c"])
+    model = GaussianVAEClassifier(**FAST).set_fit_request(X_target=True, sample_weight=True)
+    pipeline = make_pipeline(StandardScaler(), model).fit(X, y, X_target=V)
+    assert pipeline[-1].predict_target(pipeline[:-1].transform(X)).shape == V.shape
+    result = cross_validate(
+        pipeline, X, y, params={"X_target": V}, return_estimator=True, cv=3, error_score="raise"
+    )
+    for estimator in result["estimator"]:
+        assert estimator[-1].noise_variance_.shape == (3,)
+    grid = {"gaussianvaeclassifier__vae_weight": [0.01, 0.1]}
+    search = GridSearchCV(pipeline, grid, cv=2, error_score="raise").fit(X, y, X_target=V)
+    assert search.best_estimator_[-1].noise_variance_.shape == (3,)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": np.full(178, -1)}, "All labels are -1"),
+        ({"X_target": np.full((178, 2), np.nan)}, "X_target is known for 0 rows"),
+        ({"X_target": np.where(np.eye(178)[:, :2] > 0, np.nan, 1.0)}, "2 rows .* partly NaN"),
+        ({"X_target": np.ones((100, 2))}, "inconsistent numbers of samples"),
+        ({"X_target": np.ones(178)}, "Expected 2D array, got 1D array"),
+        ({"X_target": np.full((178, 2), np.inf)}, "infinity"),
+        ({"y": np.linspace(0, 1, 178)}, "Unknown label type: continuous"),
+        ({"sample_weight": -np.ones(178)}, "Negative values"),
+        ({"sample_weight": np.zeros(178)}, "at least one non-zero|positive for 0 rows"),
+    ],
+)
+def test_errors(change, message, wine):
+    X, y = wine
+    model = GaussianVAEClassifier(**FAST, unlabeled=-1)
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, **{"y": y, **change})
+    assert not model.__sklearn_is_fitted__()
+    assert not hasattr(model, "classes_")
+
+
+def test_own_classifier_of_the_wrong_width(wine):
+    X, y = wine
+    with pytest.raises(ValueError, match=r"shape \(2, 5\), but .* it should be \(2, 3\)"):
+        GaussianVAEClassifier(classifier=ClassifierHead(13, 13, 5), **FAST).fit(X, y)
