@@ -325,6 +325,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         ndarray of shape (n_samples,)
             Classes.
         """
+        check_is_fitted(self)
         return self.classes_[self.predict_log_proba(X).argmax(1)]
 
     def predict_proba(self, X):

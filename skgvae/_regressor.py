@@ -40,10 +40,11 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     ----------
     n_components : int, default=None
         Width of the latent space. None: as many as targets, but 8 at least and 32 at most.
-    kl_weight : float, default=0.05
+    kl_weight : float, default=0.01
         Weight of the KL term, which has to be small: with y in place of x on the decoder's
         side the loss is a variational information bottleneck [1]_, and at weight one to
-        ignore x is optimal. (With one linear latent and target that holds from R² on.)
+        ignore x is optimal. With one linear latent and target that holds from w = R² on, and
+        below it the slope is shrunk by about w (1 - R²) / R².
     hidden_layer_sizes : int or tuple of int, default=(64, 64)
         Widths of the encoder's hidden layers; the decoder has them in reverse order.
     activation : {"identity", "logistic", "relu", "silu", "gelu", "tanh"}, default="silu"
@@ -171,7 +172,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         self,
         n_components=None,
         *,
-        kl_weight=0.05,
+        kl_weight=0.01,
         hidden_layer_sizes=(64, 64),
         activation="silu",
         noise="heteroscedastic",

@@ -224,7 +224,11 @@ def test_the_held_out_rows_have_the_shares_of_the_classes():
     model = GaussianVAEClassifier(**FAST).fit(X, y)
     rows = model._to_rows(X, X, None, y, np.ones(200, np.float32))
     train, valid = model._split(rows, 0)
-    assert np.bincount(valid.label, minlength=3).tolist() == [16, 3, 0]  # few labels stay in training
+    assert np.bincount(valid.label, minlength=3).tolist() == [
+        16,
+        3,
+        0,
+    ]  # few labels stay in training
     assert len(train) == 181
 
 

@@ -146,5 +146,11 @@ def test_shared_parameters_are_described_alike():
             "standardize",
             "max_epochs",
             "n_draws",
+            # of the classifier
+            "classifier",
+            "class_weight",
+            "unlabeled",
+            "vae_weight",
+            "validation_fraction",
         ],
     )

@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skgvae import GaussianVAERegressor, PosteriorCollapseWarning
+from skgvae.metrics import coverage_score
 
 FAST = {"max_epochs": 5, "hidden_layer_sizes": (8,), "n_draws": 64, "random_state": 0}
 LINEAR = {"hidden_layer_sizes": (), "noise": "homoscedastic", "n_train_draws": 1}
@@ -61,7 +62,7 @@ def test_closed_form_of_the_linear_model(kl_weight, linear_gaussian):
     model = GaussianVAERegressor(
         1, kl_weight=kl_weight, max_epochs=200, early_stopping=False, random_state=0, **LINEAR
     )
-    model.set_params(net_params={"criterion__mean_power": 0.0}).fit(x, y)
+    model.fit(x, y)
     assert model.noise_variance_[0] / y.var() == pytest.approx(e, rel=0.03)
     slope = np.diff(model.predict(np.array([[0.0], [1.0]])))[0] / y.std() * x.std()
     assert slope == pytest.approx(np.sqrt(r2) * shrink, rel=0.03)
@@ -82,12 +83,20 @@ def test_collapse_where_the_weight_passes_r2(linear_gaussian):
     assert model.noise_variance_[0] == pytest.approx(y.var(), rel=0.1)
 
 
-def test_honest_density_and_intervals_on_linear_data(linear_gaussian, seed):
-    x, y = linear_gaussian
+@pytest.mark.parametrize("r2", [0.1, 0.5, 0.8])
+def test_honest_density_and_intervals_on_linear_data(r2, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((7000, 1))
+    slope, noise = np.sqrt(r2), np.sqrt(1 - r2)
+    y = 100 + slope * x[:, 0] + noise * rng.standard_normal(7000)
     model = GaussianVAERegressor(random_state=seed).fit(x[:4000], y[:4000])
-    x, y = x[4000:7000], y[4000:7000]
-    truth = stats.norm.logpdf(y, 100 + 2 * x[:, 0], 1).mean()
+    x, y = x[4000:], y[4000:]
+    truth = stats.norm.logpdf(y, 100 + slope * x[:, 0], noise).mean()
     assert model.score_samples(x, y).mean() == pytest.approx(truth, abs=0.02)
+    found = np.polyfit(x[:, 0], model.predict(x), 1)[0]
+    # Early stopping picks the epoch that suits the held-out tenth, whose own slope is off by
+    # 0.05 √(1 - R²) at one standard error.
+    assert found == pytest.approx(slope, abs=0.1)
     for coverage in (0.5, 0.9):
         low, high = model.predict_interval(x, coverage).T
         assert np.mean((low <= y) & (y <= high)) == pytest.approx(coverage, abs=0.025)
@@ -157,6 +166,7 @@ def test_one_distribution_behind_every_answer(two_targets):
     np.testing.assert_allclose(
         model.predict_interval(X, 0.8), model.predict_quantiles(X, [0.1, 0.9])
     )
+    np.testing.assert_array_equal(model.predict_quantiles(X, 0.5), quantiles[..., 1])
     loc, scale = model._predict_components(X)
     log_prob = stats.norm.logpdf(Y[:4], loc, scale).sum(-1)
     expected = np.log(np.exp(log_prob).mean(0))
@@ -205,13 +215,13 @@ def test_extreme_inputs_are_moved_to_the_edge_of_what_was_seen(linear_gaussian):
 def test_units_of_the_target(diabetes):
     X, y = diabetes
     a = GaussianVAERegressor(**FAST).fit(X, y)
-    b = GaussianVAERegressor(**FAST).fit(X, y * 1024)
-    np.testing.assert_allclose(b.predict(X), 1024 * a.predict(X), rtol=1e-10)
-    np.testing.assert_allclose(b.predict_interval(X), 1024 * a.predict_interval(X), rtol=1e-9)
+    b = GaussianVAERegressor(**FAST).fit(X, 3.7 * y + 1e5)
+    np.testing.assert_allclose(b.predict(X), 3.7 * a.predict(X) + 1e5, rtol=1e-6)
+    np.testing.assert_allclose(b.predict_interval(X), 3.7 * a.predict_interval(X) + 1e5, rtol=1e-6)
     np.testing.assert_allclose(
-        b.score_samples(X, y * 1024), a.score_samples(X, y) - np.log(1024), rtol=1e-9
+        b.score_samples(X, 3.7 * y + 1e5), a.score_samples(X, y) - np.log(3.7), rtol=1e-4
     )
-    np.testing.assert_allclose(b.noise_variance_, 1024**2 * a.noise_variance_, rtol=1e-10)
+    np.testing.assert_allclose(b.noise_variance_, 3.7**2 * a.noise_variance_, rtol=1e-4)
 
 
 @pytest.mark.parametrize("n_targets", [None, 1, 3])
@@ -231,13 +241,55 @@ def test_targets_keep_their_shape(n_targets):
     assert model.transform(X).shape == (20, model.n_components_) == (20, 8)
 
 
-def test_dtype_of_the_rows_is_kept(diabetes):
+def test_answers_have_the_precision_of_the_target(diabetes):
+    # Seconds since 1970: float32 would know them to two minutes.
+    X, y = diabetes
+    X, y = X.astype(np.float32), y + 1.7e9
+    model = GaussianVAERegressor(**FAST).fit(X, y)
+    answers = (
+        *model.predict(X, return_std=True),
+        *model.predict(X, return_cov=True),
+        model.predict_interval(X),
+        model.sample(X),
+        model.decode(model.transform(X)),
+    )
+    assert {answer.dtype for answer in answers} == {np.dtype(np.float64)}
+    exact = model.predict_interval(X.astype(np.float64))
+    np.testing.assert_allclose(model.predict_interval(X) - 1.7e9, exact - 1.7e9, atol=0.1)
+    assert coverage_score(model, X, y) == pytest.approx(
+        np.mean((y >= answers[4][:, 0]) & (y <= answers[4][:, 1])), abs=0.01
+    )
+    low, high = model.predict_quantiles(X[0:1], [1e-8, 1 - 1e-8])[0]
+    assert 0 < high - low < 1e4
+    assert model.transform(X).dtype == np.float32
+    tiny = GaussianVAERegressor(**FAST).fit(X, diabetes[1] * 1e-30)
+    assert (tiny.predict(X, return_std=True)[1] > 0).all()
+
+
+def test_a_precise_target_beside_noise():
+    # The noise of other targets must not slow down the learning of a precise one.
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (1500, 2))
+    f = np.sin(3 * X[:, 0]) * X[:, 1]
+    Y = np.column_stack([f, rng.standard_normal((1500, 5))])
+    alone, beside = (
+        GaussianVAERegressor(max_epochs=50, random_state=0).fit(X[:1000], y[:1000]) for y in (f, Y)
+    )
+    errors = [
+        np.sqrt(np.mean((predicted - f[1000:]) ** 2))
+        for predicted in (alone.predict(X[1000:]), beside.predict(X[1000:])[:, 0])
+    ]
+    assert errors[0] < 0.03
+    assert errors[1] < 0.03
+
+
+def test_other_precisions(diabetes):
     X, y = diabetes
     model = GaussianVAERegressor(**FAST).fit(X.astype(np.float32), y)
-    answers = (*model.predict(X.astype(np.float32), return_std=True),
-               model.score_samples(X.astype(np.float32), y),
-               model.predict_interval(X.astype(np.float32)))  # fmt: skip
-    assert {answer.dtype for answer in answers} == {np.dtype(np.float32)}
+    for rows in (X.astype(np.float32), X.astype(np.float32).astype(np.float64)):
+        np.testing.assert_allclose(
+            model.score_samples(rows, y), model.score_samples(X, y), atol=1e-3
+        )
 
 
 def test_rounded_targets_have_a_floor():
@@ -255,6 +307,10 @@ def test_constant_target():
     with pytest.warns(PosteriorCollapseWarning):
         model = GaussianVAERegressor(kl_weight=1.0, random_state=0).fit(X, np.full(60, 3.0))
     np.testing.assert_allclose(model.predict(X), 3.0, atol=0.2)
+    model = GaussianVAERegressor(random_state=0).fit(X, np.full(60, 3.0))
+    mean, std = model.predict(X, return_std=True)
+    np.testing.assert_allclose(mean, 3.0, atol=0.01)
+    np.testing.assert_allclose(std, 0.01, atol=0.005)
 
 
 # scikit-learn's tools
@@ -310,8 +366,11 @@ def test_errors(fitted, diabetes):
     X, y = diabetes
     with pytest.raises(RuntimeError, match="At most one of return_std and return_cov"):
         fitted.predict(X, return_std=True, return_cov=True)
-    with pytest.raises(ValueError, match=r"quantiles must lie in \(0, 1\), got \[0.0\]"):
+    with pytest.raises(ValueError, match=r"quantiles must lie in \(0, 1\), got 0.0"):
         fitted.predict_quantiles(X, 0)
+    for wrong in ([], [[0.5]]):
+        with pytest.raises(ValueError, match="quantiles must be a number or a list"):
+            fitted.predict_quantiles(X, wrong)
     with pytest.raises(ValueError, match=r"coverage must lie in \(0, 1\), got 90"):
         fitted.predict_interval(X, 90)
     with pytest.raises(ValueError, match="n_samples == 0"):
