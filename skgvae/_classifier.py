@@ -50,8 +50,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         Width of the latent space. None: as many as target features, but 8 at least and 32 at
         most.
     kl_weight : float, default=0.1
-        Weight of the KL term. Where v2 is not v1 it has to be small: at weight one to ignore
-        v1 is optimal for the auto-encoder.
+        Weight of the KL term. Where v2 is not v1 it has to be small: from some weight on to
+        ignore v1 is optimal for the auto-encoder.
     classifier : nn.Module, callable or None, default=None
         Called as ``classifier(v1, v2_estimate)`` with two standardised matrices, returns
         logits. A module is deep-copied and starts with the weights it has; a class or function

@@ -42,9 +42,9 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         Width of the latent space. None: as many as targets, but 8 at least and 32 at most.
     kl_weight : float, default=0.01
         Weight of the KL term, which has to be small: with y in place of x on the decoder's
-        side the loss is a variational information bottleneck [1]_, and at weight one to
-        ignore x is optimal. With one linear latent and target that holds from w = R² on, and
-        below it the slope is shrunk by about w (1 - R²) / R².
+        side the loss is a variational information bottleneck [1]_. With one linear latent,
+        one target and ``n_train_draws=1`` the slope is shrunk by about w (1 - R²) / R², and
+        from w = R² on to ignore x is optimal; K draws allow about K times that weight.
     hidden_layer_sizes : int or tuple of int, default=(64, 64)
         Widths of the encoder's hidden layers; the decoder has them in reverse order.
     activation : {"identity", "logistic", "relu", "silu", "gelu", "tanh"}, default="silu"

@@ -169,7 +169,7 @@ def predictive_bound(
     .. math:: \log \tfrac1K \sum_k p(v_2 | z_k) - w \, KL(q(z | v_1) \| p(z))
 
     This trains p(v2 | v1) = E[p(v2 | z)] over q(z | v1). For v2 ≠ v1 it is a variational
-    information bottleneck: from some w < 1 on, to ignore v1 is optimal, so w must be small.
+    information bottleneck: from some w on, for one draw below one, to ignore v1 is optimal.
 
     Parameters
     ----------
