@@ -83,6 +83,21 @@ def test_collapse_where_the_weight_passes_r2(linear_gaussian):
     assert model.noise_variance_[0] == pytest.approx(y.var(), rel=0.1)
 
 
+def test_more_draws_allow_more_weight():
+    # At a weight above R² one draw ignores x, eight draws, up to eight times R², do not.
+    rng = np.random.default_rng(0)
+    x, r2 = rng.standard_normal((2000, 1)), 0.2
+    y = np.sqrt(r2) * x[:, 0] + np.sqrt(1 - r2) * rng.standard_normal(2000)
+    model = GaussianVAERegressor(
+        1, kl_weight=0.3, max_epochs=60, early_stopping=False, random_state=0, **LINEAR
+    )
+    with pytest.warns(PosteriorCollapseWarning):
+        model.fit(x, y)
+    assert np.ptp(model.predict(x)) < 0.05
+    model.set_params(n_train_draws=8).fit(x, y)
+    assert np.polyfit(x[:, 0], model.predict(x), 1)[0] > 0.4 * np.sqrt(r2)
+
+
 @pytest.mark.parametrize("r2", [0.1, 0.5, 0.8])
 def test_honest_density_and_intervals_on_linear_data(r2, seed):
     rng = np.random.default_rng(seed)

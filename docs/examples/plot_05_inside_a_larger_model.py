@@ -75,7 +75,7 @@ joint = GaussianVAEClassifierModule(vae, head)
 # Several draws of z for each row make p(next row) a mixture: there is more than one way to go
 # on. After the last row there is no next one; it has weight zero in the auto-encoder's part.
 objective = JointLoss(kl_weight=0.1, vae_weight=0.3)
-n_steps, batch_size, n_draws = 500, 32, 8
+n_steps, batch_size, n_draws = 400, 32, 8
 weight = torch.ones(n_rows)
 weight[-1] = 0
 weight = (weight / weight.mean()).repeat(batch_size)
@@ -161,10 +161,13 @@ for name, values in (("recurrent network", accuracy), ("logistic regression", lo
 # Completing half a digit
 # -----------------------
 # The network reads the upper four rows. Then the draw of the next row that the classifier sees
-# is also the row that the network reads next, and so on to the last. If the standard deviation
-# of many completions is to be trusted, nine tenths of the true pixels lie in their 90 %
-# intervals, and the error of the mean completion grows as the standard deviation does: it is
-# printed for four quarters of the pixels, from the surest to the least sure.
+# is also the row that the network reads next, and so on to the last. A Gaussian can leave the
+# range of the pixels; draws are moved back into it, or one wild row would lead to wilder ones.
+#
+# If the standard deviation of many completions is to be trusted, nine tenths of the true pixels
+# lie in their 90 % intervals, and the error of the mean completion is as large as the standard
+# deviation. Both are printed for four quarters of the pixels, from the surest to the least
+# sure. They grow together; the errors are a little larger, so the model is a little too sure.
 n_given, n_completions = 4, 100
 
 
@@ -175,6 +178,7 @@ def complete(given, n_completions):
     rows, state = given.repeat(n_completions, 1, 1), state.repeat(1, n_completions, 1)
     while rows.shape[1] < n_rows:
         next_row = joint(state[0], generator=generator).v2_estimate[:, None]
+        next_row = next_row.clamp(-centre / scale, (17 - centre) / scale)
         rows = torch.cat([rows, next_row], 1)
         _, state = gru(next_row, state)
     classes = joint(state[0], generator=generator).logits.argmax(-1)
