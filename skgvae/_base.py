@@ -166,7 +166,7 @@ class BaseGaussianVAE(
             self._resolve_training(len(rows), None)
             self.net_ = self._make_net(self._new_module(rows, seeds["weights"])).initialize()
         self.net_.schedule = None
-        self._train(rows, None, X, target, epochs=1)
+        self._train(self._balance(rows), None, X, target, epochs=1)
         return self
 
     def _set_up(self, X, target, weight, seeds):
@@ -329,8 +329,11 @@ class BaseGaussianVAE(
     def _update_net(self):
         """Give parameters that were changed after fitting to the net, for partial_fit."""
         net = self.net_
-        net.criterion_.kl_weight = self._training["criterion__kl_weight"]
-        net.criterion_.n_draws = self._training["criterion__n_draws"]
+        prefix = "criterion__"
+        for name, value in {**self._training, **self._bound_params()}.items():
+            known = name.removeprefix(prefix) in vars(net.criterion_)
+            if name.startswith(prefix) and known and name not in (self.net_params or {}):
+                setattr(net.criterion_, name.removeprefix(prefix), value)
         net.batch_size = self._training["batch_size"]
         if "lr" not in (self.net_params or {}):
             for group in net.optimizer_.param_groups:

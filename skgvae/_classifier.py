@@ -6,6 +6,7 @@ from numbers import Real
 import numpy as np
 import torch
 from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.metrics import accuracy_score
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
@@ -20,6 +21,7 @@ from .likelihood import class_log_prob
 from .nn import ClassifierHead, GaussianVAEClassifierModule
 from .objectives import JointLoss
 
+MIN_VALIDATION_LABELS = 10
 # Precision of the prior on the weights of the default head: 1 / C of LogisticRegression.
 HEAD_PRECISION = 3.0
 
@@ -42,7 +44,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
 
     with v = ``vae_weight``, w = ``kl_weight`` and both densities averaged over
     ``n_train_draws`` draws. v2 is needed in training only; it may be X itself. Labels and
-    targets may each be missing for some rows.
+    targets may each be missing for some rows; then each part is an average over the rows that
+    have it.
 
     Parameters
     ----------
@@ -161,7 +164,19 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     ``X_target`` is metadata of ``fit``: with
     ``sklearn.set_config(enable_metadata_routing=True)`` and
     ``model.set_fit_request(X_target=True)`` it is passed, row by row, through ``Pipeline``,
-    ``cross_validate`` and ``GridSearchCV``.
+    ``cross_validate`` and ``GridSearchCV``. Without routing too, as any fit parameter:
+    ``GridSearchCV(model, grid).fit(X, y, X_target=V)``.
+
+    ``score`` leaves out unlabelled rows, scorers such as ``"neg_log_loss"`` do not know of them.
+
+    Where few rows have a label, these are repeated within an epoch, with smaller weights, until
+    they are half of the rows; and the cross-entropy's gradient with respect to the estimate of
+    v2 is multiplied by the share of labelled rows, lest the auto-encoder learn these by heart.
+    The prior on the weights of the default head is ``net_params={"criterion__penalty": ...}``,
+    by default 3 divided by the number of labels; there is none on a classifier of the user.
+
+    A feature that lies further outside its training range than that range is wide is moved to
+    there.
 
     The network of Kingma & Welling [1]_ with one hidden layer of half the width on each side
     and half of that as latent space is ``GaussianVAEClassifier(max(h // 2, 5),
@@ -194,7 +209,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         "classifier": [nn.Module, callable, None],
         "vae_weight": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "class_weight": [dict, StrOptions({"balanced"}), None],
-        "unlabeled": "no_validation",
+        "unlabeled": [Real, str, None],
     }
 
     def __init__(
@@ -294,7 +309,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         y : array-like of shape (n_samples,)
             Classes.
         classes : array-like of shape (n_classes,), default=None
-            All classes that there will be; those in y by default. Later calls ignore it.
+            All classes that there will be; those in the first y by default.
         X_target : array-like of shape (n_samples, n_target_features), default=None
             Targets v2 of the auto-encoder, X itself by default.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -308,7 +323,16 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         with self._all_or_nothing():
             reset = not self.__sklearn_is_fitted__()
             if not reset:
+                if classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+                    raise ValueError(
+                        f"classes={classes!r} are not those of the first call, "
+                        f"{self.classes_.tolist()}."
+                    )
                 classes = self.classes_
+            if self.class_weight == "balanced":
+                raise ValueError(
+                    "class_weight='balanced' needs all rows at once: for partial_fit give a dict."
+                )
             rows = self._validate_training(X, y, X_target, sample_weight, reset, classes)
             return self._partial_fit(*rows)
 
@@ -403,84 +427,156 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         """
         return self._sample_target(X, n_samples, random_state)
 
-    def _validate_training(self, X, y, X_target, sample_weight, reset=True, classes=None):
-        """Return X, target, its weights, label indices and their weights."""
-        X, y = validate_data(self, X, y, dtype=DTYPES, reset=reset, ensure_min_samples=2)
-        if X_target is None:
-            X_target = X
-        else:
-            X_target = check_array(
-                X_target, dtype=DTYPES, ensure_all_finite="allow-nan", input_name="X_target"
-            )
-            check_consistent_length(X, X_target)
-        weight, X, y, X_target = drop_unweighted(sample_weight, X, y, X_target)
-        ones = np.ones(len(X)) if weight is None else weight
+    def score(self, X, y, sample_weight=None):
+        """Return the accuracy, over the rows that have a label.
 
-        has_target = np.isfinite(X_target).all(1)
-        partly = ~has_target & ~np.isnan(X_target).all(1)
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,)
+            Classes; rows whose class equals ``unlabeled`` are left out.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        float
+            Share of rows classified correctly.
+        """
+        predicted, y = self.predict(X), column_or_1d(y)
+        known = self._is_labeled(y)
+        weight = None if sample_weight is None else np.asarray(sample_weight)[known]
+        return accuracy_score(y[known], predicted[known], sample_weight=weight)
+
+    def _is_labeled(self, y):
+        if self.unlabeled is None:
+            return np.ones(len(y), bool)
+        if y.dtype.kind != "O" and (y.dtype.kind in "US") != isinstance(self.unlabeled, str):
+            raise ValueError(
+                f"unlabeled={self.unlabeled!r} can equal no label in y, whose type is {y.dtype}."
+            )
+        return y != self.unlabeled
+
+    def _validate_training(self, X, y, X_target, sample_weight, reset=True, classes=None):
+        """Return X, target, weight, label indices and their weights."""
+        X, y = validate_data(self, X, y, dtype=DTYPES, reset=reset, ensure_min_samples=2)
+        is_labeled = self._is_labeled(y)
+        classes = self._choose_classes(y[is_labeled], classes)
+        self._has_own_target = X_target is not None
+        X_target = self._validate_target(X, X_target, reset)
+        weight, X, y, X_target, is_labeled = drop_unweighted(
+            sample_weight, X, y, X_target, is_labeled
+        )
+        label = np.zeros(len(y), np.int64)
+        label[is_labeled] = np.searchsorted(classes, y[is_labeled])
+        ones = np.ones(len(X)) if weight is None else weight
+        label_weight = self._weigh_classes(label, ones * is_labeled, classes)
+        if reset:
+            self._n_labeled = self._n_rows = 0
+        self._n_labeled += int(is_labeled.sum())
+        self._n_rows += len(X)
+        self.classes_ = classes
+        return X, X_target, weight, label, label_weight.astype(np.float32)
+
+    def _choose_classes(self, y, classes):
+        """Return the classes; those found in y unless given."""
+        if len(y) == 0 and classes is None:
+            raise ValueError(f"All labels are {self.unlabeled!r}, which marks unlabeled rows.")
+        if len(y):
+            check_classification_targets(y)
+        found = np.unique(y)
+        if classes is None:
+            return found
+        classes = np.unique(column_or_1d(classes))
+        classes = classes[self._is_labeled(classes)]
+        unknown = np.setdiff1d(found, classes)
+        if len(unknown):
+            raise ValueError(f"y holds {unknown.tolist()}, which are not among the classes.")
+        return classes
+
+    def _validate_target(self, X, X_target, reset):
+        if X_target is None:
+            return X
+        if np.ndim(X_target) == 1:
+            X_target = np.asarray(X_target).reshape(-1, 1)
+        X_target = check_array(
+            X_target, dtype=DTYPES, ensure_all_finite="allow-nan", input_name="X_target"
+        )
+        check_consistent_length(X, X_target)
+        known = np.isfinite(X_target).all(1)
+        partly = ~known & ~np.isnan(X_target).all(1)
         if partly.any():
             raise ValueError(
                 f"{partly.sum()} rows of X_target are partly NaN or infinite: give a row in full, "
                 "or as NaN throughout where it is not known."
             )
-        if has_target.sum() < 2:
-            raise ValueError(f"X_target is known for {has_target.sum()} rows; 2 are needed.")
-        if not has_target.all():
-            weight = _mean_one(ones * has_target)
+        if reset and known.sum() < 2:
+            raise ValueError(f"X_target is known for {known.sum()} rows; 2 are needed.")
+        return X_target
 
-        is_labeled = np.ones(len(y), bool) if self.unlabeled is None else y != self.unlabeled
-        if not is_labeled.any():
-            raise ValueError(f"All labels are {self.unlabeled!r}, which marks unlabeled rows.")
-        check_classification_targets(y[is_labeled])
-        found = np.unique(y[is_labeled])
-        classes = found if classes is None else np.unique(column_or_1d(classes))
-        unknown = np.setdiff1d(found, classes)
-        if len(unknown):
-            raise ValueError(f"y holds {unknown.tolist()}, which are not among the classes.")
-        label = np.zeros(len(y), np.int64)
-        label[is_labeled] = np.searchsorted(classes, y[is_labeled])
+    def _weigh_classes(self, label, weight, classes):
+        """Return the weights of the labels, those of the classes included."""
         per_class = np.ones(len(classes))
-        if self.class_weight is not None:
-            per_class[np.isin(classes, found)] = compute_class_weight(
-                self.class_weight, classes=found, y=y[is_labeled]
+        if self.class_weight == "balanced":
+            total = np.bincount(label, weight, minlength=len(classes))
+            found = total > 0
+            per_class[found] = total.sum() / (found.sum() * total[found])
+        elif self.class_weight is not None:
+            per_class = compute_class_weight(self.class_weight, classes=classes, y=classes)
+        if not (np.isfinite(per_class).all() and (per_class >= 0).all()):
+            raise ValueError(
+                f"class_weight={self.class_weight!r} must be finite and not negative."
             )
-        label_weight = _mean_one(ones * is_labeled * per_class[label])
-        self.classes_, self._n_labeled = classes, int(is_labeled.sum())
-        self._labeled_share = self._n_labeled / len(y)
-        return X, X_target, weight, label, label_weight.astype(np.float32)
+        label_weight = weight * per_class[label]
+        if weight.any() and not label_weight.any():
+            raise ValueError(f"class_weight={self.class_weight!r} leaves no row with a weight.")
+        return label_weight / label_weight.mean() if label_weight.any() else label_weight
 
     def _choose_n_components(self, X, target):
         return int(np.clip(target.shape[1], 8, 32))
 
     def _set_up(self, X, target, weight, seeds):
         super()._set_up(X, target, weight, seeds)
-        # What a stored model is built from again, whatever is set on the estimator later.
-        self._classifier_spec = self.classifier, len(self.classes_)
+        # What a stored model is built from again, whatever becomes of the user's module.
+        is_module = isinstance(self.classifier, nn.Module)
+        self._fitted_classifier = copy.deepcopy(self.classifier) if is_module else self.classifier
+        self._fitted_classes, self._fitted_own_target = self.classes_, self._has_own_target
 
     def _get_structure(self):
         return super()._get_structure() | {"classifier": self.classifier}
 
     def _check_continues(self, X, target):
         super()._check_continues(X, target)
-        if len(self.classes_) != self._classifier_spec[1]:
+        if not np.array_equal(self.classes_, self._fitted_classes):
             raise ValueError(
-                f"The fitted model has {self._classifier_spec[1]} classes, but y has "
-                f"{len(self.classes_)}. Use fit with warm_start=False for new classes."
+                f"The fitted model has the classes {self._fitted_classes.tolist()}, but y has "
+                f"{self.classes_.tolist()}. Use fit with warm_start=False for new classes."
+            )
+        if self._has_own_target != self._fitted_own_target:
+            raise ValueError(
+                "The fitted model was given X_target and now is not, or the other way round."
             )
 
     def _to_rows(self, X, target, weight, *labels):
-        rows = super()._to_rows(X, target, weight, *labels)
-        rows.v2.nan_to_num_(nan=0.0)  # such rows have no weight
-        return rows
+        missing = np.isnan(target[:, 0])
+        if missing.any():
+            target = np.where(missing[:, None], self._target_scaler.offset, target)
+            weight = np.where(missing, 0.0, 1.0 if weight is None else weight)
+            weight = weight / weight.mean() if weight.any() else weight
+        return super()._to_rows(X, target, weight, *labels)
 
     def _choose_held_out(self, rows, rng):
-        # The same share of every class, rounded down: few labels are needed for training.
+        # The same share of every class, rounded down. Few labels are needed for training, and
+        # could not tell epochs apart.
         order = rng.permutation(len(rows))
         group = np.where(rows.label_weight > 0, rows.label, -1)[order]
         held_out = np.zeros(len(rows), bool)
         for value in np.unique(group):
             members = np.flatnonzero(group == value)
             held_out[members[: int(self.validation_fraction * len(members))]] = True
+        if np.sum(held_out & (group >= 0)) < MIN_VALIDATION_LABELS:
+            return order, 0
         return np.r_[order[held_out], order[~held_out]], int(held_out.sum())
 
     def _balance(self, train):
@@ -501,16 +597,28 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         return GaussianVAEClassifierModule(vae, self._make_classifier(generator).float())
 
     def _make_classifier(self, generator):
-        classifier, n_classes = self._classifier_spec
+        classifier, n_classes = self._fitted_classifier, len(self._fitted_classes)
         widths = self._module_spec["in_features"], self._module_spec["out_features"], n_classes
         if classifier is None:
             activation = self._module_spec["activation"]
             activation = ACTIVATIONS.get(activation, activation)
             return ClassifierHead(*widths, activation=activation, generator=generator)
         if isinstance(classifier, nn.Module):
-            return copy.deepcopy(classifier)
+            return copy.deepcopy(classifier).cpu()
         with torch_seed(generator.initial_seed()):
-            return classifier(*widths)
+            module = classifier(*widths)
+        if not isinstance(module, nn.Module):
+            raise TypeError(
+                "classifier must be a module, or return one when called with (n_features, "
+                f"n_target_features, n_classes), but it returned a {type(module).__name__}."
+            )
+        return module
+
+    def _inference_module(self, dtype):
+        module = super()._inference_module(dtype)
+        if self._fitted_classifier is not None:
+            module.classifier.float()  # it may make float32 tensors of its own
+        return module
 
     def _bound_params(self):
         vae_weight = self.vae_weight
@@ -520,24 +628,39 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             "criterion": JointLoss,
             "criterion__vae_weight": float(vae_weight),
             # As if in the auto-encoder's loss every row had the same weight.
-            "criterion__feedback": self._labeled_share,
+            "criterion__feedback": self._n_labeled / self._n_rows,
         }
-        if self._classifier_spec[0] is None:
-            params["criterion__penalty"] = HEAD_PRECISION / self._n_labeled
+        if self._fitted_classifier is None:
+            params["criterion__penalty"] = HEAD_PRECISION / max(self._n_labeled, 1)
         return params
 
     def _start(self, module, rows):
-        classifier = module.classifier.eval()
         with torch.no_grad():
-            shape = tuple(classifier(rows.v1[:2], rows.v2[:2]).shape)
-            if shape != (2, len(self.classes_)):
-                raise ValueError(
-                    f"The classifier returns logits of shape {shape}, but for 2 rows and "
-                    f"{len(self.classes_)} classes it should be (2, {len(self.classes_)})."
-                )
             module.encoder.log_scale.weight.mul_(0.1)
             module.encoder.log_scale.bias.fill_(-2.0)
+            self._try(module.classifier.eval(), rows.v1[:2], rows.v2[:2])
 
+    def _try(self, classifier, v1, v2):
+        """Raise before training what else would be raised in its midst."""
+        expected = len(v1), len(self.classes_)
+        try:
+            logits = classifier(v1, v2)
+        except Exception as error:
+            raise ValueError(
+                f"classifier(v1, v2_estimate) failed for matrices of shapes {tuple(v1.shape)} and "
+                f"{tuple(v2.shape)}: {error}"
+            ) from error
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        if shape != expected:
+            raise ValueError(
+                f"The classifier returns logits of shape {shape}, but for {expected[0]} rows and "
+                f"{expected[1]} classes it should be {expected}."
+            )
 
-def _mean_one(weight):
-    return weight / weight.mean()
+    def _train(self, *args, **kwargs):
+        # With weight zero the auto-encoder stays as it is, also by weight decay.
+        weight = self.net_.criterion_.vae_weight
+        self.module_.vae.requires_grad_(weight > 0)
+        # A user's module may draw from torch's global generator, as dropout does.
+        with torch_seed(self._train_seed + len(self.net_.history)):
+            super()._train(*args, **kwargs)

@@ -24,6 +24,7 @@ __all__ = [
     "predictive_log_prob",
 ]
 
+MAX_SOBOL = 1024
 # Numbers in the widest intermediate array: 16 MB of float64, near the size of a cache.
 MAX_ELEMENTS = 2**21
 
@@ -45,10 +46,17 @@ def latent_draws(
     Returns
     -------
     Tensor of shape (n_draws, latent_features)
-        Points u of the sequence, mapped by the inverse normal distribution function.
+        Points u of the sequence, mapped by the inverse normal distribution function. Beyond
+        1024 columns, where the sequence is no better, they are pseudo-random.
     """
-    engine = torch.quasirandom.SobolEngine(latent_features, scramble=True, seed=seed)
+    n_sobol = min(latent_features, MAX_SOBOL)
+    engine = torch.quasirandom.SobolEngine(n_sobol, scramble=True, seed=seed)
     uniform = engine.draw(n_draws, dtype=torch.float64)
+    if n_sobol < latent_features:
+        generator = torch.Generator().manual_seed(seed)
+        shape = n_draws, latent_features - n_sobol
+        rest = torch.rand(shape, generator=generator, dtype=torch.float64)
+        uniform = torch.cat([uniform, rest], 1)
     inside = uniform.clamp(2**-32, 1 - 2**-32)  # a point at 0 would be mapped to -inf
     return torch.special.ndtri(inside).to(dtype)
 

@@ -325,7 +325,7 @@ class JointLoss(nn.Module):
         eps: Tensor,
         weight: Tensor | None,
         label: Tensor,
-        label_weight: Tensor,
+        label_weight: Tensor | None = None,
     ) -> JointTerms:
         """Return the loss and its parts as scalars.
 
@@ -333,18 +333,20 @@ class JointLoss(nn.Module):
         ----------
         joint : GaussianVAEClassifierModule
             Auto-encoder and classifier.
-        v1 : Tensor of shape (n, in_features)
+        v1 : Tensor of shape (*, in_features)
             Input.
-        v2 : Tensor of shape (n, out_features)
+        v2 : Tensor of shape (*, out_features)
             Target.
-        eps : Tensor of shape (K, n, latent_features + out_features)
-            Standard normal draws for z and for the estimate of v2.
-        weight : Tensor of shape (n,), optional
-            Weight of each row in the auto-encoder's part.
-        label : Tensor of shape (n,)
+        eps : Tensor of shape (K, *, latent_features + out_features)
+            Standard normal draws for z and for the estimate of v2; K need not be ``n_draws``,
+            which is what the net draws in training.
+        weight : Tensor of shape (*), optional
+            Weight of each row in the auto-encoder's part, with mean one over the data.
+        label : Tensor of shape (*)
             Index of the class.
-        label_weight : Tensor of shape (n,)
-            Weight of each row in the cross-entropy; zero where there is no label.
+        label_weight : Tensor of shape (*), optional
+            Weight of each row in the cross-entropy, with mean one over the data; zero where
+            there is no label.
         """
         eps_z, eps_target = eps.split([joint.encoder.out_features, v2.shape[-1]], -1)
         loc, log_scale, z = _draw(joint, v1, eps_z)
@@ -352,24 +354,29 @@ class JointLoss(nn.Module):
         log_lik = gaussian_log_prob(v2, decoded, decoded_log_scale)
         kl = joint.prior.kl(loc, log_scale, z).sum(-1)
 
-        estimate = torch.addcmul(decoded, decoded_log_scale.exp(), eps_target)
+        scale = decoded_log_scale.exp()
+        if joint.decoder.noise != "heteroscedastic":
+            scale = scale.detach()  # its closed form is that of the density alone
+        estimate = torch.addcmul(decoded, scale, eps_target)
         feedback = self.feedback if self.vae_weight > 0 else 0.0
         if feedback != 1:
             estimate = torch.lerp(estimate.detach(), estimate, feedback)
-        log_p = joint.classify(v1, estimate).log_softmax(-1)  # (K, n, classes)
-        log_p = log_mean_exp(log_p).gather(-1, label[:, None])[:, 0]
+        log_p = joint.classify(v1, estimate).log_softmax(-1)  # (K, *, classes)
+        log_p = log_mean_exp(log_p).gather(-1, label[..., None])[..., 0]
 
         bound = log_mean_exp(log_lik) - self.kl_weight * kl
         terms = -bound, -log_lik.mean(0), kl
         if weight is not None:
             terms = [term * weight for term in terms]
         negative_bound, reconstruction, kl = (term.mean() for term in terms)
-        cross_entropy = -(label_weight * log_p).mean()
+        cross_entropy = -(log_p if label_weight is None else label_weight * log_p).mean()
         penalty = torch.zeros_like(cross_entropy)
         if self.penalty and joint.training:
             weights = (p for p in joint.classifier.parameters() if p.ndim > 1)
             penalty = 0.5 * self.penalty * sum(p.square().sum() for p in weights)
-        loss = cross_entropy + self.vae_weight * negative_bound + penalty
+        loss = cross_entropy + penalty
+        if self.vae_weight > 0:
+            loss = loss + self.vae_weight * negative_bound
         return JointTerms(loss, reconstruction, kl, cross_entropy, penalty)
 
 

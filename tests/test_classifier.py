@@ -163,6 +163,14 @@ def test_class_weight(wine):
     assert rate["None"] == pytest.approx(0.1, abs=0.05)
     assert rate["balanced"] == pytest.approx(0.5, abs=0.1)
     assert rate["{1: 9.0}"] == pytest.approx(0.5, abs=0.1)
+    # Balanced are the weighted counts.
+    weight = np.where(y == 1, 9.0, 1.0)
+    model = GaussianVAEClassifier(max_epochs=20, hidden_layer_sizes=(8,), class_weight="balanced",
+                                  random_state=0).fit(X, y, sample_weight=weight)  # fmt: skip
+    assert model.predict_proba(X)[:, 1].mean() == pytest.approx(0.5, abs=0.1)
+    for wrong in ({0: -1.0}, {0: np.inf}, {0: 0.0, 1: 0.0}):
+        with pytest.raises(ValueError, match="class_weight="):
+            GaussianVAEClassifier(**FAST, class_weight=wrong).fit(X, y)
 
 
 def test_weights_move_the_probabilities():
@@ -173,7 +181,8 @@ def test_weights_move_the_probabilities():
     assert model.predict_proba(X)[:, 1].mean() == pytest.approx(0.75, abs=0.06)
     dropped = GaussianVAEClassifier(max_epochs=2, random_state=0)
     dropped.fit(X, y, sample_weight=(y == 1).astype(float))
-    assert list(dropped.classes_) == [1]
+    assert list(dropped.classes_) == [0, 1]  # known, but hardly ever seen
+    assert (dropped.predict(X) == 1).all()
 
 
 # Rows without a label, rows without a target
@@ -215,6 +224,8 @@ def test_rows_without_a_target_train_the_classifier_only(wine):
     assert np.isfinite(model.predict_target(X)).all()
     known = GaussianVAEClassifier(**FAST).fit(X[1::2], y[1::2], X_target=V[1::2])
     np.testing.assert_allclose(model._target_scaler.scale, known._target_scaler.scale)
+    whole = GaussianVAEClassifier(**FAST).fit(X, y)  # all rows tell the units of X
+    np.testing.assert_allclose(model._scaler.scale, whole._scaler.scale)
     assert np.isfinite([list(record.values()) for record in model.history_]).all()
 
 
@@ -222,6 +233,7 @@ def test_the_held_out_rows_have_the_shares_of_the_classes():
     X = np.random.default_rng(0).standard_normal((200, 2))
     y = np.repeat([0, 1, 2], [160, 31, 9])
     model = GaussianVAEClassifier(**FAST).fit(X, y)
+    assert model.net_.criterion_.penalty == 3 / 200
     rows = model._to_rows(X, X, None, y, np.ones(200, np.float32))
     train, valid = model._split(rows, 0)
     assert np.bincount(valid.label, minlength=3).tolist() == [
@@ -230,6 +242,64 @@ def test_the_held_out_rows_have_the_shares_of_the_classes():
         0,
     ]  # few labels stay in training
     assert len(train) == 181
+
+
+def test_few_labels_are_all_trained_on(wine):
+    X, y = wine
+    hidden = np.full(178, -1)
+    for label in range(3):
+        rows = np.flatnonzero(y == label)[:9]
+        hidden[rows] = label
+    for vae_weight in (0.0, "auto"):
+        model = GaussianVAEClassifier(
+            unlabeled=-1, vae_weight=vae_weight, max_epochs=40, random_state=0
+        ).fit(X, hidden)
+        assert "valid_loss" not in model.history_[-1]
+        assert model.score(X, y) > 0.85
+    # Within an epoch they are repeated until half of the rows have a label.
+    labels = (hidden, (hidden >= 0).astype(np.float32) * 178 / 27)
+    rows = model._to_rows(X, X, None, labels[0].clip(0), labels[1].astype(np.float32))
+    balanced = model._balance(rows)
+    assert (balanced.label_weight > 0).float().mean().item() == pytest.approx(0.47, abs=0.01)
+    assert balanced.weight.mean().item() == pytest.approx(1)
+    sums = [(part.weight if part.weight is not None else torch.ones(178))[part.label_weight > 0]
+            .sum() / len(part) for part in (rows, balanced)]  # fmt: skip
+    assert sums[1].item() == pytest.approx(27 / 178)
+    assert model.net_.criterion_.feedback == pytest.approx(27 / 178)
+
+
+def test_score_leaves_out_rows_without_a_label(fitted, wine):
+    X, y = wine
+    model = clone(fitted).set_params(unlabeled=-1).fit(X, y)
+    hidden = np.where(np.arange(178) % 2, y, -1)
+    assert model.score(X, hidden) == model.score(X[1::2], y[1::2])
+    with pytest.raises(ValueError, match="unlabeled=-1 can equal no label in y"):
+        model.fit(X, np.array(["a", "b", "c"])[y])
+
+
+def test_a_single_target_feature(wine):
+    X, y = wine
+    model = GaussianVAEClassifier(**FAST).fit(X, y, X_target=pd.Series(X[:, 0]))
+    assert model.predict_target(X).shape == (178, 1)
+
+
+@pytest.mark.parametrize("vae_weight", [1e-4, 1e-2, 1.0])
+def test_shared_noise_at_any_weight(vae_weight, wine):
+    X, y = wine
+    model = GaussianVAEClassifier(
+        noise="homoscedastic", vae_weight=vae_weight, max_epochs=40, early_stopping=False,
+        random_state=0,
+    ).fit(X, y)  # fmt: skip
+    assert (model.noise_variance_ / X.var(0) < 1).all()
+
+
+def test_extreme_inputs(fitted, wine):
+    X, _ = wine
+    low, high = X.min(0), X.max(0)
+    edge = high + (high - low)
+    np.testing.assert_allclose(
+        fitted.predict_proba(edge[None]), fitted.predict_proba(1e9 * edge[None])
+    )
 
 
 # The user's own classifier
@@ -250,6 +320,41 @@ def test_own_classifier(wine):
     np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
     loaded = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
+
+
+def test_own_classifier_with_dropout_and_float32_tensors(wine):
+    class Recurrent(nn.Module):
+        def __init__(self, in_features, target_features, n_classes):
+            super().__init__()
+            self.cell = nn.GRUCell(in_features + target_features, 8)
+            self.out = nn.Linear(8, n_classes)
+
+        def forward(self, v1, v2_estimate):
+            h = self.cell(torch.cat([v1, v2_estimate], 1), torch.zeros(len(v1), 8))
+            return self.out(nn.functional.dropout(h, 0.5, self.training))
+
+    X, y = wine
+    state = torch.get_rng_state()
+    a, b = (GaussianVAEClassifier(classifier=Recurrent, **FAST).fit(X, y) for _ in "ab")
+    assert torch.equal(torch.get_rng_state(), state)
+    np.testing.assert_array_equal(a.predict_proba(X), b.predict_proba(X))
+    np.testing.assert_allclose(a.predict_proba(X).sum(1), 1)
+
+
+@pytest.mark.parametrize(
+    ("classifier", "error", "message"),
+    [
+        (ClassifierHead(13, 13, 5), ValueError, r"shape \(2, 5\), but .* it should be \(2, 3\)"),
+        (ClassifierHead(2, 2, 3), ValueError, r"failed for matrices of shapes \(2, 13\)"),
+        (lambda *widths: nn.Bilinear, TypeError, "must be a module, or return one"),
+    ],
+)
+def test_classifiers_that_do_not_fit(classifier, error, message, fitted, wine):
+    X, y = wine
+    model = GaussianVAEClassifier(classifier=classifier, **FAST)
+    with pytest.raises(error, match=message):
+        model.fit(X, y)
+    assert not hasattr(model, "classes_")
 
 
 def test_own_class_of_classifier(wine):
@@ -322,8 +427,15 @@ def test_partial_fit(wine):
     X, y = wine
     model = GaussianVAEClassifier(random_state=0)
     model.partial_fit(X[:100], y[:100], classes=[0, 1, 2, 3])  # rows of classes 0 and 1 alone
+    penalties = [model.net_.criterion_.penalty]
     for _ in range(10):
         model.partial_fit(X, y)
+    penalties.append(model.net_.criterion_.penalty)
+    assert penalties == pytest.approx([3 / 100, 3 / 1880])  # one prior for all that was seen
+    with pytest.raises(ValueError, match="are not those of the first call"):
+        model.partial_fit(X, y, classes=[7, 8])
+    with pytest.raises(ValueError, match="needs all rows at once"):
+        clone(model).set_params(class_weight="balanced").partial_fit(X, y)
     assert list(model.classes_) == [0, 1, 2, 3]
     assert model.score(X, y) > 0.9
     with pytest.raises(ValueError, match=r"y holds \[7\], which are not among the classes"):
@@ -331,13 +443,43 @@ def test_partial_fit(wine):
     assert model.score(X, y) > 0.9
 
 
+def test_partial_fit_of_batches_without_labels_or_targets(wine):
+    X, y = wine
+    model = GaussianVAEClassifier(**FAST, unlabeled=-1)
+    model.partial_fit(X, y, classes=[-1, 0, 1, 2], X_target=X[:, :3])
+    assert list(model.classes_) == [0, 1, 2]
+    head = model.module_.classifier.linear.weight.clone()
+    decoder = model.module_.decoder.loc.weight.clone()
+    model.set_params(net_params={"criterion__penalty": 0.0})
+    model.net_.criterion_.penalty = 0.0
+    model.partial_fit(X, np.full(178, -1), X_target=X[:, :3])
+    assert torch.allclose(model.module_.classifier.linear.weight, head, atol=0.02)
+    assert not torch.allclose(model.module_.decoder.loc.weight, decoder, atol=1e-4)
+    model.partial_fit(X, y, X_target=np.full((178, 3), np.nan))
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+def test_parameters_changed_after_fitting_count_in_partial_fit(wine):
+    X, y = wine
+    model = GaussianVAEClassifier(**FAST).fit(X, y).set_params(vae_weight=0.0, weight_decay=0.1)
+    before = {name: w.clone() for name, w in model.module_.vae.state_dict().items()}
+    model.partial_fit(X, y)
+    for name, weight in model.module_.vae.state_dict().items():
+        assert torch.equal(weight, before[name]), name
+    assert model.set_params(vae_weight=1.0).partial_fit(X, y).net_.criterion_.vae_weight == 1
+    assert not torch.equal(model.module_.encoder.loc.weight, before["encoder.loc.weight"])
+
+
 def test_warm_start_keeps_the_classes(wine):
     X, y = wine
     model = GaussianVAEClassifier(**FAST, warm_start=True).fit(X, y)
     model.fit(X, y)
-    with pytest.raises(ValueError, match="The fitted model has 3 classes, but y has 2"):
-        model.fit(X[y < 2], y[y < 2])
-    assert list(model.classes_) == [0, 1, 2]
+    for other in (np.minimum(y, 1), np.array(["a", "b", "c"])[y]):
+        with pytest.raises(ValueError, match=r"has the classes \[0, 1, 2\], but y has"):
+            model.fit(X, other)
+        assert list(model.classes_) == [0, 1, 2]
+    with pytest.raises(ValueError, match="was given X_target and now is not, or the other"):
+        model.fit(X, y, X_target=2 * X)
 
 
 def test_pipeline_search_and_frames(wine):
@@ -379,7 +521,6 @@ def test_the_target_is_routed_row_by_row(wine):
         ({"X_target": np.full((178, 2), np.nan)}, "X_target is known for 0 rows"),
         ({"X_target": np.where(np.eye(178)[:, :2] > 0, np.nan, 1.0)}, "2 rows .* partly NaN"),
         ({"X_target": np.ones((100, 2))}, "inconsistent numbers of samples"),
-        ({"X_target": np.ones(178)}, "Expected 2D array, got 1D array"),
         ({"X_target": np.full((178, 2), np.inf)}, "infinity"),
         ({"y": np.linspace(0, 1, 178)}, "Unknown label type: continuous"),
         ({"sample_weight": -np.ones(178)}, "Negative values"),
@@ -393,9 +534,3 @@ def test_errors(change, message, wine):
         model.fit(X, **{"y": y, **change})
     assert not model.__sklearn_is_fitted__()
     assert not hasattr(model, "classes_")
-
-
-def test_own_classifier_of_the_wrong_width(wine):
-    X, y = wine
-    with pytest.raises(ValueError, match=r"shape \(2, 5\), but .* it should be \(2, 3\)"):
-        GaussianVAEClassifier(classifier=ClassifierHead(13, 13, 5), **FAST).fit(X, y)

@@ -8,6 +8,7 @@ from sklearn.decomposition import PCA
 
 from skgvae import likelihood
 from skgvae.likelihood import (
+    class_log_prob,
     decoded_components,
     decoded_moments,
     latent_draws,
@@ -15,7 +16,7 @@ from skgvae.likelihood import (
     marginal_log_prob,
     predictive_log_prob,
 )
-from skgvae.nn import GaussianVAEModule
+from skgvae.nn import ClassifierHead, GaussianVAEClassifierModule, GaussianVAEModule
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -125,3 +126,27 @@ def test_latent_variance_does_not_cancel_far_from_zero():
     vae.encoder.set_linear_(torch.zeros(1, 2), torch.zeros(1), torch.zeros(1))
     _, _, variance = decoded_moments(vae, torch.zeros(1, 2), latent_draws(4096, 1, 0))
     torch.testing.assert_close(variance[0], weight[:, 0] ** 2, rtol=0.01, atol=0)
+
+
+def test_class_probabilities_are_averages_over_z_and_v2(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    vae = GaussianVAEModule(3, 2, 2, generator=generator)
+    joint = GaussianVAEClassifierModule(vae, ClassifierHead(3, 2, 3)).double()
+    for parameter in joint.classifier.parameters():
+        torch.nn.init.normal_(parameter)
+    v1 = torch.randn(4, 3)
+    draws = latent_draws(4096, 4, seed=0)
+    found = class_log_prob(joint, v1, draws).exp()
+    many = joint(v1, n_draws=100_000).logits.softmax(-1).mean(0)
+    torch.testing.assert_close(found, many, atol=5e-3, rtol=0)
+    no_noise = class_log_prob(joint, v1, torch.zeros(1, 4)).exp()
+    assert (found - no_noise).abs().max() > 0.02  # the draws matter
+    monkeypatch.setattr(likelihood, "MAX_ELEMENTS", 1000)
+    torch.testing.assert_close(class_log_prob(joint, v1, draws).exp(), found)
+
+
+def test_more_columns_than_the_sequence_has():
+    draws = latent_draws(64, 30_000, seed=0)
+    assert draws.shape == (64, 30_000)
+    assert draws.mean().item() == pytest.approx(0, abs=0.01)
+    assert draws.std().item() == pytest.approx(1, abs=0.01)

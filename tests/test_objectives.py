@@ -208,6 +208,41 @@ def test_joint_loss_against_a_loop(n_draws):
     assert penalised(*batch).loss == terms.loss  # in validation there is none
 
 
+def test_joint_loss_of_series():
+    joint = make_joint()
+    v1, v2, eps, label = joint_batch(n=6)
+    flat = JointLoss(0.3)(joint, v1, v2, eps, None, label)
+    series = JointLoss(0.3)(
+        joint, v1.view(2, 3, 3), v2.view(2, 3, 4), eps.view(3, 2, 3, 6), None, label.view(2, 3)
+    )
+    torch.testing.assert_close(torch.stack(series), torch.stack(flat))
+
+
+def test_feedback_scales_the_gradient_through_the_estimate():
+    joint = make_joint()
+    v1, v2, eps, label = joint_batch()
+
+    def gradient(**params):
+        joint.zero_grad()
+        loss = JointLoss(vae_weight=0.5, **params)(joint, v1, v2, eps, None, label)
+        loss.cross_entropy.backward()
+        return [p.grad.clone() for p in (joint.encoder.loc.weight, joint.classifier.linear.weight)]
+
+    whole, part = gradient(), gradient(feedback=0.1)
+    torch.testing.assert_close(part[0], 0.1 * whole[0])
+    torch.testing.assert_close(part[1], whole[1])
+
+
+@pytest.mark.parametrize("noise", ["homoscedastic", "isotropic"])
+def test_shared_noise_sees_the_density_alone(noise):
+    # Its closed form is that of the density: a gradient of the cross-entropy would derail it.
+    joint = GaussianVAEClassifierModule(make_vae(noise), make_joint().classifier)
+    v1, v2, eps, label = joint_batch()
+    JointLoss()(joint, v1, v2, eps, None, label).cross_entropy.backward()
+    assert joint.encoder.loc.weight.grad.abs().sum() > 0
+    assert joint.decoder.shared_log_scale.grad is None
+
+
 def test_joint_gradients_reach_all_three_parts():
     joint = make_joint()
     v1, v2, eps, label = joint_batch()

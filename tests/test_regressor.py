@@ -89,7 +89,7 @@ def test_more_draws_allow_more_weight():
     x, r2 = rng.standard_normal((2000, 1)), 0.2
     y = np.sqrt(r2) * x[:, 0] + np.sqrt(1 - r2) * rng.standard_normal(2000)
     model = GaussianVAERegressor(
-        1, kl_weight=0.3, max_epochs=60, early_stopping=False, random_state=0, **LINEAR
+        1, kl_weight=0.3, max_epochs=100, early_stopping=False, random_state=0, **LINEAR
     )
     with pytest.warns(PosteriorCollapseWarning):
         model.fit(x, y)

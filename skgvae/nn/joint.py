@@ -189,8 +189,9 @@ class GaussianVAEClassifierModule(nn.Module):
         Tensor of shape ([n_draws,] *, n_classes)
             Logits.
         """
-        shape = v2_estimate.shape[:-1]
-        v1 = v1.expand(*shape, -1)
-        # As matrices: what most classifiers are written for.
-        logits = self.classifier(v1.flatten(0, -2), v2_estimate.flatten(0, -2))
-        return logits.unflatten(0, shape) if shape else logits
+        shape, dtype = v2_estimate.shape[:-1], v1.dtype
+        # As matrices, and in the classifier's own precision: what most are written for.
+        own_dtype = next((p.dtype for p in self.classifier.parameters()), dtype)
+        vectors = v1.expand(*shape, -1), v2_estimate
+        logits = self.classifier(*(v.reshape(-1, v.shape[-1]).to(own_dtype) for v in vectors))
+        return logits.view(*shape, -1).to(dtype)
