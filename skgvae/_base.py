@@ -375,6 +375,7 @@ class BaseGaussianVAE(
         decoded, decoded_log_scale = module.decoder.loc_and_log_scale(z)
         variance = torch.exp(2 * decoded_log_scale).expand_as(decoded)
         weight = None if rows.weight is None else rows.weight.cpu().numpy()
+        weight = None if weight is None or not weight.any() else weight
         self.kl_per_component_ = np.average(kl.cpu().double().numpy(), 0, weight)
         self.n_active_components_ = int(np.sum(self.kl_per_component_ > ACTIVE_KL))
         noise = np.average(variance.cpu().double().numpy(), 0, weight)

