@@ -9,12 +9,11 @@ from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.metrics import accuracy_score
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.class_weight import compute_class_weight
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
 from ._base import ACTIVATIONS, DTYPES, BaseGaussianVAE, drop_unweighted
+from ._labels import choose_classes, find_labeled, weigh_labels
 from ._random import torch_seed
 from ._sklearn_callbacks import with_callbacks
 from .likelihood import class_log_prob
@@ -445,24 +444,15 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             Share of rows classified correctly.
         """
         predicted, y = self.predict(X), column_or_1d(y)
-        known = self._is_labeled(y)
+        known = find_labeled(y, self.unlabeled)
         weight = None if sample_weight is None else np.asarray(sample_weight)[known]
         return accuracy_score(y[known], predicted[known], sample_weight=weight)
-
-    def _is_labeled(self, y):
-        if self.unlabeled is None:
-            return np.ones(len(y), bool)
-        if y.dtype.kind != "O" and (y.dtype.kind in "US") != isinstance(self.unlabeled, str):
-            raise ValueError(
-                f"unlabeled={self.unlabeled!r} can equal no label in y, whose type is {y.dtype}."
-            )
-        return y != self.unlabeled
 
     def _validate_training(self, X, y, X_target, sample_weight, reset=True, classes=None):
         """Return X, target, weight, label indices and their weights."""
         X, y = validate_data(self, X, y, dtype=DTYPES, reset=reset, ensure_min_samples=2)
-        is_labeled = self._is_labeled(y)
-        classes = self._choose_classes(y[is_labeled], classes)
+        is_labeled = find_labeled(y, self.unlabeled)
+        classes = choose_classes(y[is_labeled], classes, self.unlabeled)
         self._has_own_target = X_target is not None
         X_target = self._validate_target(X, X_target, reset)
         weight, X, y, X_target, is_labeled = drop_unweighted(
@@ -471,29 +461,13 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         label = np.zeros(len(y), np.int64)
         label[is_labeled] = np.searchsorted(classes, y[is_labeled])
         ones = np.ones(len(X)) if weight is None else weight
-        label_weight = self._weigh_classes(label, ones * is_labeled, classes)
+        label_weight = weigh_labels(label, ones * is_labeled, classes, self.class_weight)
         if reset:
             self._n_labeled = self._n_rows = 0
         self._n_labeled += int(is_labeled.sum())
         self._n_rows += len(X)
         self.classes_ = classes
         return X, X_target, weight, label, label_weight.astype(np.float32)
-
-    def _choose_classes(self, y, classes):
-        """Return the classes; those found in y unless given."""
-        if len(y) == 0 and classes is None:
-            raise ValueError(f"All labels are {self.unlabeled!r}, which marks unlabeled rows.")
-        if len(y):
-            check_classification_targets(y)
-        found = np.unique(y)
-        if classes is None:
-            return found
-        classes = np.unique(column_or_1d(classes))
-        classes = classes[self._is_labeled(classes)]
-        unknown = np.setdiff1d(found, classes)
-        if len(unknown):
-            raise ValueError(f"y holds {unknown.tolist()}, which are not among the classes.")
-        return classes
 
     def _validate_target(self, X, X_target, reset):
         if X_target is None:
@@ -514,24 +488,6 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         if reset and known.sum() < 2:
             raise ValueError(f"X_target is known for {known.sum()} rows; 2 are needed.")
         return X_target
-
-    def _weigh_classes(self, label, weight, classes):
-        """Return the weights of the labels, those of the classes included."""
-        per_class = np.ones(len(classes))
-        if self.class_weight == "balanced":
-            total = np.bincount(label, weight, minlength=len(classes))
-            found = total > 0
-            per_class[found] = total.sum() / (found.sum() * total[found])
-        elif self.class_weight is not None:
-            per_class = compute_class_weight(self.class_weight, classes=classes, y=classes)
-        if not (np.isfinite(per_class).all() and (per_class >= 0).all()):
-            raise ValueError(
-                f"class_weight={self.class_weight!r} must be finite and not negative."
-            )
-        label_weight = weight * per_class[label]
-        if weight.any() and not label_weight.any():
-            raise ValueError(f"class_weight={self.class_weight!r} leaves no row with a weight.")
-        return label_weight / label_weight.mean() if label_weight.any() else label_weight
 
     def _choose_n_components(self, X, target):
         return int(np.clip(target.shape[1], 8, 32))
