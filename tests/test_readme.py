@@ -14,4 +14,4 @@ BLOCKS = re.findall(r"^( *)```python\n(.*?)^ *```", README.read_text(), re.S | r
 def test_python_blocks_run(block):
     scope = {}
     exec(compile(block, str(README), "exec"), scope)
-    assert "vae" in scope
+    assert {"vae", "model"} & set(scope)
