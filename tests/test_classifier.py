@@ -57,7 +57,7 @@ def test_classes_are_found(load, seed):
     X, y = load(return_X_y=True)
     order = np.random.default_rng(seed).permutation(len(X))
     train, test = order[: len(X) // 2], order[len(X) // 2 :]
-    model = GaussianVAEClassifier(random_state=seed).fit(X[train], y[train])
+    model = GaussianVAEClassifier(max_epochs=60, random_state=seed).fit(X[train], y[train])
     assert model.score(X[test], y[test]) > 0.9
     assert log_loss(y[test], model.predict_proba(X[test])) < 0.3
 
@@ -67,7 +67,7 @@ def test_probabilities_of_overlapping_classes():
     rng = np.random.default_rng(0)
     y = rng.integers(2, size=4000)
     X = (2 * y - 1 + rng.standard_normal(4000))[:, None]
-    model = GaussianVAEClassifier(random_state=0).fit(X[:2000], y[:2000])
+    model = GaussianVAEClassifier(max_epochs=40, random_state=0).fit(X[:2000], y[:2000])
     grid = np.linspace(-2, 2, 9)[:, None]
     truth = 1 / (1 + np.exp(-2 * grid[:, 0]))
     np.testing.assert_allclose(model.predict_proba(grid)[:, 1], truth, atol=0.06)
