@@ -156,23 +156,25 @@ class BaseGaussianVAE(
         """Train one pass over such rows, at a constant learning rate."""
         if self.__sklearn_is_fitted__():
             self._check_continues(X, target)
-            rows = self._to_rows(X, target, weight, *labels)
+            rows = self._balance(self._to_rows(X, target, weight, *labels))
             self._resolve_training(len(rows), None)
             self._update_net()
         else:
             seeds = dict(zip(_SEEDS, draw_seeds(self.random_state, len(_SEEDS)), strict=True))
             self._set_up(X, target, weight, seeds)
-            rows = self._to_rows(X, target, weight, *labels)
+            rows = self._balance(self._to_rows(X, target, weight, *labels))
             self._resolve_training(len(rows), None)
             self.net_ = self._make_net(self._new_module(rows, seeds["weights"])).initialize()
         self.net_.schedule = None
-        self._train(self._balance(rows), None, X, target, epochs=1)
+        self._train(rows, None, X, target, epochs=1)
         return self
 
     def _set_up(self, X, target, weight, seeds):
         """Learn the units and choose the sizes of the module."""
         self._set_scaling(X, target, weight)
-        target = X if target is None else target[np.isfinite(target[:, 0])]
+        target = X if target is None else target
+        known = np.isfinite(target[:, 0])
+        target = target if known.all() else target[known]
         scale = self._target_scaler.scale
         max_noise = MAX_SCALE if self.standardize else MAX_SCALE * np.maximum(1, target.std(0))
         if self.min_noise == "auto":
@@ -456,8 +458,9 @@ class BaseGaussianVAE(
             return loc, log_scale.exp().expand_as(loc)
 
         mean, std = self._by_rows(decoded, Z)
-        mean = self._target_scaler.inverse(mean)
-        return (mean, self._target_scaler.inverse_scale(std)) if return_std else mean
+        mean = self._to_units(mean, self._target_scaler.inverse)
+        std = self._to_units(std, self._target_scaler.inverse_scale)
+        return (mean, std) if return_std else mean
 
     # Inference
 
@@ -515,15 +518,18 @@ class BaseGaussianVAE(
             lambda module, v1: function(module, v1, draws), self._scaler.forward(X), size=size
         )
 
-    def _moments(self, X):
-        """Return the moments of p(v2 | v1) in units of v2, as ``decoded_moments`` does."""
+    def _to_units(self, values, inverse):
+        """Return ``inverse(values)``: in float64, or where v2 is X, in the precision of X."""
+        converted = inverse(values)
+        if self._target_scaler is self._scaler:
+            return converted.astype(values.dtype, copy=False)
+        return converted
+
+    def _mean_and_std(self, X):
+        """Return mean and standard deviation of p(v2 | v1) in units of v2."""
         mean, noise, latent = self._with_draws(decoded_moments, X)
-        scaler = self._target_scaler
-        return (
-            scaler.inverse(mean),
-            scaler.inverse_variance(noise),
-            scaler.inverse_variance(latent),
-        )
+        mean = self._to_units(mean, self._target_scaler.inverse)
+        return mean, self._to_units(np.sqrt(noise + latent), self._target_scaler.inverse_scale)
 
     def _sample_target(self, X, n_samples, random_state):
         """Draw v2 given v1, of shape (n_samples, n_rows, n_outputs)."""

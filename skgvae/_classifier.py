@@ -98,8 +98,9 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     weight_decay : float, default=0.0
         Weight decay of AdamW on the weights of the hidden layers.
     early_stopping : bool, default=True
-        Whether to hold out rows, keep the epoch (the start included) with the best bound on
-        them, and stop when it does not improve. Fewer than three such rows are not held out.
+        Whether to hold out rows, keep the epoch (the start included) with the best loss on
+        them, and stop when it does not improve. Nothing is held out where fewer than ten
+        labels would be.
     validation_fraction : float, default=0.1
         Share of rows held out for early stopping, of each class and of the unlabelled rows
         rounded down.
@@ -279,7 +280,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             Training rows v1, at least two.
         y : array-like of shape (n_samples,)
             Classes; rows whose class equals ``unlabeled`` train the auto-encoder alone.
-        X_target : array-like of shape (n_samples, n_target_features), default=None
+        X_target : array-like of shape (n_samples, n_target_features) or (n_samples,), default=None
             Targets v2 of the auto-encoder, X itself by default. Rows that are NaN throughout
             train the classifier alone.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -309,7 +310,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             Classes.
         classes : array-like of shape (n_classes,), default=None
             All classes that there will be; those in the first y by default.
-        X_target : array-like of shape (n_samples, n_target_features), default=None
+        X_target : array-like of shape (n_samples, n_target_features) or (n_samples,), default=None
             Targets v2 of the auto-encoder, X itself by default.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows; rows of weight zero are left out.
@@ -404,8 +405,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         std : ndarray of shape (n_samples, n_target_features)
             Decoder noise and spread of the decoder's means together, if ``return_std``.
         """
-        mean, noise, latent = self._moments(X)
-        return (mean, np.sqrt(noise + latent)) if return_std else mean
+        mean, std = self._mean_and_std(X)
+        return (mean, std) if return_std else mean
 
     def sample(self, X, n_samples=1, random_state=None):
         """Draw v2 given v1: z from q(z | v1), then v2 from the decoder.
@@ -497,22 +498,13 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         # What a stored model is built from again, whatever becomes of the user's module.
         is_module = isinstance(self.classifier, nn.Module)
         self._fitted_classifier = copy.deepcopy(self.classifier) if is_module else self.classifier
-        self._fitted_classes, self._fitted_own_target = self.classes_, self._has_own_target
 
     def _get_structure(self):
-        return super()._get_structure() | {"classifier": self.classifier}
-
-    def _check_continues(self, X, target):
-        super()._check_continues(X, target)
-        if not np.array_equal(self.classes_, self._fitted_classes):
-            raise ValueError(
-                f"The fitted model has the classes {self._fitted_classes.tolist()}, but y has "
-                f"{self.classes_.tolist()}. Use fit with warm_start=False for new classes."
-            )
-        if self._has_own_target != self._fitted_own_target:
-            raise ValueError(
-                "The fitted model was given X_target and now is not, or the other way round."
-            )
+        return super()._get_structure() | {
+            "classifier": self.classifier,
+            "classes_": self.classes_.tolist(),
+            "X_target": "given" if self._has_own_target else None,
+        }
 
     def _to_rows(self, X, target, weight, *labels):
         missing = np.isnan(target[:, 0])
@@ -553,7 +545,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         return GaussianVAEClassifierModule(vae, self._make_classifier(generator).float())
 
     def _make_classifier(self, generator):
-        classifier, n_classes = self._fitted_classifier, len(self._fitted_classes)
+        classifier, n_classes = self._fitted_classifier, len(self.classes_)
         widths = self._module_spec["in_features"], self._module_spec["out_features"], n_classes
         if classifier is None:
             activation = self._module_spec["activation"]
@@ -618,5 +610,5 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         weight = self.net_.criterion_.vae_weight
         self.module_.vae.requires_grad_(weight > 0)
         # A user's module may draw from torch's global generator, as dropout does.
-        with torch_seed(self._train_seed + len(self.net_.history)):
+        with torch_seed(self._train_seed + len(self.net_.history), self.device_):
             super()._train(*args, **kwargs)

@@ -19,8 +19,16 @@ def draw_seeds(random_state, n_seeds):
 
 
 @contextmanager
-def torch_seed(seed):
-    """Seed torch's global generator for a while: for code that knows no other."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+def torch_seed(seed, device="cpu"):
+    """Seed torch's global generators for a while, for code that knows no other.
+
+    That of the CPU, and that of the device: a machine may have more which are not ours.
+    """
+    device = torch.device(device)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.default_generator.manual_seed(seed)
+        for used in devices:
+            with torch.cuda.device(used):
+                torch.cuda.manual_seed(seed)
         yield

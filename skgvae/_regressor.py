@@ -11,6 +11,7 @@ from ._sklearn_callbacks import with_callbacks
 from .likelihood import (
     decoded_components,
     decoded_covariance,
+    decoded_moments,
     predictive_log_prob,
 )
 from .mixture import mixture_quantile
@@ -321,10 +322,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             raise RuntimeError("At most one of return_std and return_cov can be asked for.")
         if return_cov:
             return self._mean_and_covariance(X)
-        mean, noise, latent = self._moments(X)
-        if return_std:
-            return self._keep_shape(mean), self._keep_shape(np.sqrt(noise + latent))
-        return self._keep_shape(mean)
+        mean, std = (self._keep_shape(part) for part in self._mean_and_std(X))
+        return (mean, std) if return_std else mean
 
     def predict_variance(self, X):
         """Return the two parts of the predictive variance.
@@ -342,8 +341,10 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             Var[μ(z)], the variance of the decoder's means: spread of y that the latent
             explains. It is no uncertainty of the weights.
         """
-        _, noise, latent = self._moments(X)
-        return self._keep_shape(noise), self._keep_shape(latent)
+        _, *parts = self._with_draws(decoded_moments, X)
+        to_units = self._target_scaler.inverse_variance
+        noise, latent = (self._keep_shape(to_units(part)) for part in parts)
+        return noise, latent
 
     def predict_quantiles(self, X, quantiles):
         """Return quantiles of the predictive mixture, by root-finding on its exact CDF.

@@ -255,27 +255,6 @@ class GaussianVAE(BaseGaussianVAE):
             weight, X = drop_unweighted(sample_weight, X)
             return self._partial_fit(X, weight=weight)
 
-    def decode(self, Z, return_std=False):
-        """Return mean and standard deviation of p(x | z) in the units of X.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n_samples, n_components)
-            Points of the latent space.
-        return_std : bool, default=False
-            Whether to return σ(z) too.
-
-        Returns
-        -------
-        mean : ndarray of shape (n_samples, n_features)
-            μ(z).
-        std : ndarray of shape (n_samples, n_features)
-            σ(z), if ``return_std``.
-        """
-        mean, std = super().decode(Z, return_std=True)
-        mean, std = mean.astype(self._dtype), std.astype(self._dtype)
-        return (mean, std) if return_std else mean
-
     def inverse_transform(self, Z):
         """Return the decoder's mean, in the units of X.
 
@@ -308,8 +287,7 @@ class GaussianVAE(BaseGaussianVAE):
         std : ndarray of shape (n_samples, n_features)
             Decoder noise and spread of the decoder's means together, if ``return_std``.
         """
-        mean, noise, latent = self._moments(X)
-        mean, std = mean.astype(self._dtype), np.sqrt(noise + latent).astype(self._dtype)
+        mean, std = self._mean_and_std(X)
         return (mean, std) if return_std else mean
 
     def score_samples(self, X):

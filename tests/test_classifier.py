@@ -479,10 +479,12 @@ def test_warm_start_keeps_the_classes(wine):
     model = GaussianVAEClassifier(**FAST, warm_start=True).fit(X, y)
     model.fit(X, y)
     for other in (np.minimum(y, 1), np.array(["a", "b", "c"])[y]):
-        with pytest.raises(ValueError, match=r"has the classes \[0, 1, 2\], but y has"):
+        with pytest.raises(ValueError, match=r"but the fitted model has classes_=\[0, 1, 2\]"):
             model.fit(X, other)
         assert list(model.classes_) == [0, 1, 2]
-    with pytest.raises(ValueError, match="was given X_target and now is not, or the other"):
+    with pytest.raises(
+        ValueError, match="X_target='given', but the fitted model has X_target=None"
+    ):
         model.fit(X, y, X_target=2 * X)
 
 

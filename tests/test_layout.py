@@ -153,6 +153,7 @@ def test_shared_parameters_are_described_alike():
             "class_weight",
             "unlabeled",
             "vae_weight",
+            "early_stopping",
             "validation_fraction",
         ],
     )

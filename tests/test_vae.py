@@ -817,3 +817,13 @@ def test_cuda(iris):
     assert vae.score(iris) == pytest.approx(on_cpu.score(iris), abs=0.5)
     loaded = pickle.loads(pickle.dumps(vae))
     np.testing.assert_allclose(loaded.transform(iris), vae.transform(iris), atol=1e-5)
+
+
+def test_answers_have_the_precision_of_the_rows_asked_for(iris):
+    for fitted_with in (np.float32, np.float64):
+        vae = GaussianVAE(max_epochs=2, random_state=0).fit(iris.astype(fitted_with))
+        for dtype in (np.float32, np.float64):
+            rows = iris.astype(dtype)
+            Z = vae.transform(rows)
+            answers = (Z, *vae.reconstruct(rows, return_std=True), *vae.decode(Z, True))
+            assert {answer.dtype for answer in answers} == {np.dtype(dtype)}
