@@ -23,7 +23,7 @@ from torch import nn
 from ._random import draw_seeds
 from ._scaling import Standardizer, grid_noise
 from ._sklearn_callbacks import CallbackSupportMixin, SklearnCallbacks
-from .batches import RowDataset
+from .batches import RowDataset, StackedRows
 from .likelihood import MAX_ELEMENTS, decoded_moments, latent_draws
 from .net import GaussianVAENet
 from .nn import MAX_SCALE, NOISE_MODELS, GaussianVAEModule
@@ -49,7 +49,7 @@ DECAYED = "*.hidden.*.weight"
 ROWS_PER_CHUNK = 1024
 N_DESCRIBED = 10_000
 ACTIVE_KL = 0.01  # nats a row from which a latent component counts as used
-_SEEDS = ("split", "weights", "train", "draws")
+_SEEDS = ("split", "weights", "train", "draws")  # of one member
 
 
 class PosteriorCollapseWarning(UserWarning):
@@ -83,6 +83,7 @@ class BaseGaussianVAE(
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "patience": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
         "device": [str, torch.device],
         "random_state": ["random_state"],
@@ -113,10 +114,20 @@ class BaseGaussianVAE(
     def _start(self, module, rows):
         """Set the initial weights, where they are not random."""
 
+    n_estimators = 1  # of estimators that have no such parameter
+
     @property
     def module_(self):
-        """The fitted :class:`~skgvae.nn.GaussianVAEModule`, in standardised units."""
+        """The fitted :class:`~skgvae.nn.GaussianVAEModule`, in standardised units.
+
+        Of several, the one with the best validation loss.
+        """
         return self.net_.module_
+
+    @property
+    def modules_(self):
+        """All fitted modules, ``module_`` first."""
+        return list(self.net_.stack_.members)
 
     @property
     def _n_features_out(self):
@@ -137,19 +148,24 @@ class BaseGaussianVAE(
 
         Without a target the target is X itself. Labels are their indices and their weights.
         """
-        seeds = dict(zip(_SEEDS, draw_seeds(self.random_state, len(_SEEDS)), strict=True))
         continues = self.warm_start and self.__sklearn_is_fitted__()
+        n_starts = 1 if continues else self.n_init
+        n_members = len(self.modules_) if continues else self.n_estimators
+        seeds = self._draw_seeds(n_members * n_starts)
         if continues:
             self._check_continues(X, target)
         else:
-            self._set_up(X, target, weight, seeds)
+            self._set_up(X, target, weight, seeds[0])
         rows = self._to_rows(X, target, weight, *labels)
-        train, valid = self._split(rows, seeds["split"])
-        train = self._balance(train)
-        self._resolve_training(len(train), valid)
-        module = self.module_ if continues else self._new_module(train, seeds["weights"])
-        self.net_ = self._make_net(module).initialize()
-        self._train(train, valid, X, target)
+        # Starts that compete see the same rows, members of an ensemble do not.
+        splits = [self._split(rows, seed["split"]) for seed in seeds[::n_starts]]
+        train = [self._balance(train) for train, _ in splits for _ in range(n_starts)]
+        valid = [valid for _, valid in splits for _ in range(n_starts)]
+        self._resolve_training(len(train[0]), valid[0])
+        modules = self.modules_ if continues else self._new_modules(train, seeds)
+        self._train_seeds = [seed["train"] for seed in seeds]
+        self.net_ = self._make_net(modules).initialize()
+        self._train(train, valid, X, target, n_starts=n_starts)
         return self
 
     def _partial_fit(self, X, target=None, weight=None, *labels):
@@ -160,14 +176,21 @@ class BaseGaussianVAE(
             self._resolve_training(len(rows), None)
             self._update_net()
         else:
-            seeds = dict(zip(_SEEDS, draw_seeds(self.random_state, len(_SEEDS)), strict=True))
-            self._set_up(X, target, weight, seeds)
+            seeds = self._draw_seeds(self.n_estimators)
+            self._set_up(X, target, weight, seeds[0])
             rows = self._balance(self._to_rows(X, target, weight, *labels))
             self._resolve_training(len(rows), None)
-            self.net_ = self._make_net(self._new_module(rows, seeds["weights"])).initialize()
+            self._train_seeds = [seed["train"] for seed in seeds]
+            modules = self._new_modules([rows] * len(seeds), seeds)
+            self.net_ = self._make_net(modules).initialize()
         self.net_.schedule = None
-        self._train(rows, None, X, target, epochs=1)
+        n_members = len(self.modules_)
+        self._train([rows] * n_members, [None] * n_members, X, target, epochs=1)
         return self
+
+    def _draw_seeds(self, n):
+        seeds = iter(draw_seeds(self.random_state, n * len(_SEEDS)))
+        return [{name: next(seeds) for name in _SEEDS} for _ in range(n)]
 
     def _set_up(self, X, target, weight, seeds):
         """Learn the units and choose the sizes of the module."""
@@ -202,7 +225,7 @@ class BaseGaussianVAE(
             **_module_params(self.net_params),
         }
         self._structure = self._get_structure()
-        self._train_seed, self._draws_seed = seeds["train"], seeds["draws"]
+        self._draws_seed = seeds["draws"]
         self._dtype = X.dtype.name
         self.device_ = _resolve_device(self.device)
 
@@ -229,7 +252,7 @@ class BaseGaussianVAE(
 
     def _get_structure(self):
         """Return the parameters that cannot change between a fit and its continuation."""
-        names = ("n_components", "activation", "noise", "min_noise", "standardize")
+        names = ("n_components", "activation", "noise", "min_noise", "standardize", "n_estimators")
         hidden = {"hidden_layer_sizes": _hidden_features(self.hidden_layer_sizes)}
         return {name: getattr(self, name) for name in names} | hidden
 
@@ -306,17 +329,19 @@ class BaseGaussianVAE(
         # float32 also where torch's default dtype is another.
         return module_class(**spec, generator=generator).float()
 
-    def _new_module(self, rows, seed):
-        module = self._make_module(torch.Generator().manual_seed(seed))
-        self._start(module, rows)
-        return module
+    def _new_modules(self, rows, seeds):
+        modules = []
+        for part, seed in zip(rows, seeds, strict=True):
+            modules.append(self._make_module(torch.Generator().manual_seed(seed["weights"])))
+            self._start(modules[-1], part)
+        return modules
 
-    def _make_net(self, module):
+    def _make_net(self, modules):
         params = {
             **self._training,
             **self._bound_params(),
             "device": self.device_,
-            "seed": self._train_seed,
+            "seed": self._train_seeds,
             "verbose": int(self.verbose),
         }
         custom = dict(self.net_params or {})
@@ -326,7 +351,7 @@ class BaseGaussianVAE(
             decay = {"weight_decay": float(self.weight_decay)}
             params["optimizer__param_groups"] = [(DECAYED, decay)] if self.weight_decay else []
         custom = {k: v for k, v in custom.items() if k.split("__")[0] != "module"}
-        return GaussianVAENet(module, **{**params, **custom})
+        return GaussianVAENet(list(modules), **{**params, **custom})
 
     def _update_net(self):
         """Give parameters that were changed after fitting to the net, for partial_fit."""
@@ -341,20 +366,27 @@ class BaseGaussianVAE(
             for group in net.optimizer_.param_groups:
                 group["initial_lr"] = self._training["lr"]
 
-    def _train(self, train, valid, X, y, epochs=None):
+    def _train(self, train, valid, X, y, epochs=None, n_starts=1):
+        """Train all modules, each on its rows; of each so many starts keep the best."""
         net, callbacks = self.net_, self.net_.callbacks_
         try:
-            net.train_split = None if valid is None else predefined_split(valid)
+            if valid[0] is not None:
+                net.train_split = predefined_split(StackedRows(valid))
             if getattr(self, "_skl_callbacks", None):
                 net.callbacks_ = [*callbacks, ("sklearn", SklearnCallbacks(self, X, y))]
-            net.partial_fit(train, epochs=epochs)
+            net.partial_fit(StackedRows(train), epochs=epochs)
         finally:
             net.train_split, net.callbacks_ = None, callbacks  # a fitted model holds no data
-        self.history_ = [_scalars(record) for record in net.history if "train_loss" in record]
-        self.n_epochs_ = len(self.history_)
         best = dict(callbacks).get("best_epoch")
-        self.best_epoch_ = self.n_epochs_ if best is None else best.best_epoch_
-        self._describe(train)
+        kept = _choose_best(net.final_losses(), n_starts)
+        self.n_epochs_ = len(net.history)
+        self.best_epoch_ = self.n_epochs_ if best is None else int(best.best_epochs_[kept[0]])
+        self.history_ = [
+            _scalars(record, kept[0]) for record in net.history if "train_loss" in record
+        ]
+        if kept != list(range(len(net.stack_))):
+            self._keep_modules(kept)
+        self._describe([train[i] for i in kept])
         if self.n_active_components_ == 0:
             warnings.warn(
                 "Posterior collapse: no latent component carries information (all of "
@@ -364,24 +396,37 @@ class BaseGaussianVAE(
                 stacklevel=2,
             )
 
+    def _keep_modules(self, kept):
+        """Let the net hold these of its modules, in this order."""
+        old, modules = self.net_, self.modules_
+        self._train_seeds = [self._train_seeds[i] for i in kept]
+        self.net_ = self._make_net([modules[i] for i in kept]).initialize()
+        self.net_.history = old.history
+
     @torch.no_grad()
     def _describe(self, train):
-        """Record how the latent space and the noise are used, on (some of) the rows."""
-        rows = train.subset(slice(None, N_DESCRIBED)).to(self.device_)
-        module = self.module_.eval()
-        loc, log_scale = module.encoder.loc_and_log_scale(rows.v1)
-        generator = torch.Generator(self.device_).manual_seed(self._draws_seed)
-        eps = torch.randn(loc.shape, generator=generator, dtype=loc.dtype, device=loc.device)
-        z = torch.addcmul(loc, log_scale.exp(), eps)
-        kl = module.prior.kl(loc, log_scale, z)
-        decoded, decoded_log_scale = module.decoder.loc_and_log_scale(z)
-        variance = torch.exp(2 * decoded_log_scale).expand_as(decoded)
-        weight = None if rows.weight is None else rows.weight.cpu().numpy()
-        weight = None if weight is None or not weight.any() else weight
-        self.kl_per_component_ = np.average(kl.cpu().double().numpy(), 0, weight)
+        """Record how the latent space and the noise are used, on (some of) the rows.
+
+        The latent space is that of the first module, the noise an average over all.
+        """
+        noise = []
+        for module, rows in zip(self.modules_, train, strict=True):
+            rows = rows.subset(slice(None, N_DESCRIBED))
+            module.eval()
+            loc, log_scale = module.encoder.loc_and_log_scale(rows.v1.to(self.device_))
+            generator = torch.Generator(self.device_).manual_seed(self._draws_seed)
+            eps = torch.randn(loc.shape, generator=generator, dtype=loc.dtype, device=loc.device)
+            z = torch.addcmul(loc, log_scale.exp(), eps)
+            decoded, decoded_log_scale = module.decoder.loc_and_log_scale(z)
+            variance = torch.exp(2 * decoded_log_scale).expand_as(decoded)
+            weight = None if rows.weight is None else rows.weight.numpy()
+            weight = None if weight is None or not weight.any() else weight
+            noise.append(np.average(variance.cpu().double().numpy(), 0, weight))
+            if len(noise) == 1:
+                kl = module.prior.kl(loc, log_scale, z)
+                self.kl_per_component_ = np.average(kl.cpu().double().numpy(), 0, weight)
         self.n_active_components_ = int(np.sum(self.kl_per_component_ > ACTIVE_KL))
-        noise = np.average(variance.cpu().double().numpy(), 0, weight)
-        self.noise_variance_ = noise * self._target_scaler.scale**2
+        self.noise_variance_ = np.mean(noise, 0) * self._target_scaler.scale**2
 
     # The latent space
 
@@ -420,8 +465,8 @@ class BaseGaussianVAE(
         check_is_fitted(self)
         X = self._validate_rows(X)
 
-        def posterior(module, v1):
-            loc, log_scale = module.encoder.loc_and_log_scale(v1)
+        def posterior(modules, v1):
+            loc, log_scale = modules[0].encoder.loc_and_log_scale(v1)
             return loc, log_scale.exp()
 
         mean, std = self._by_rows(posterior, self._scaler.forward(X))
@@ -453,8 +498,8 @@ class BaseGaussianVAE(
                 "components."
             )
 
-        def decoded(module, z):
-            loc, log_scale = module.decoder.loc_and_log_scale(z)
+        def decoded(modules, z):
+            loc, log_scale = modules[0].decoder.loc_and_log_scale(z)
             return loc, log_scale.exp().expand_as(loc)
 
         mean, std = self._by_rows(decoded, Z)
@@ -473,7 +518,7 @@ class BaseGaussianVAE(
         before = dict(vars(self))
         net = before.get("net_")
         if net is not None:  # which a continued fit trains in place
-            parts = net.module_, net.optimizer_
+            parts = net.stack_, net.optimizer_
             states = [copy.deepcopy(part.state_dict()) for part in parts]
             n_epochs = len(net.history)
         try:
@@ -484,38 +529,39 @@ class BaseGaussianVAE(
             if net is not None:
                 for part, state in zip(parts, states, strict=True):
                     part.load_state_dict(state)
+                net.stack_.tie()  # the failed fit stacked the modules anew
                 del net.history[n_epochs:]
             raise
 
     def _by_rows(self, function, *arrays, size=1):
-        """Call ``function(module, *tensors)`` on chunks of rows; return ndarrays.
+        """Call ``function(modules, *tensors)`` on chunks of rows; return ndarrays.
 
         The arithmetic has the dtype of the rows: float64 rows are answered in float64, by
         the same weights.
         """
-        module = self._inference_module(arrays[0].dtype)
+        modules = [self._for_inference(m, arrays[0].dtype) for m in self.modules_]
         parts = []
         with torch.no_grad():
             for rows in gen_batches(len(arrays[0]), min(ROWS_PER_CHUNK, -(-MAX_ELEMENTS // size))):
                 tensors = [torch.as_tensor(a[rows], device=self.device_) for a in arrays]
-                parts.append([out.cpu().numpy() for out in function(module, *tensors)])
+                parts.append([out.cpu().numpy() for out in function(modules, *tensors)])
         return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
-    def _inference_module(self, dtype):
-        if dtype == np.float64:
-            return copy.deepcopy(self.module_).double().eval()
-        return self.module_.eval()
+    def _for_inference(self, module, dtype):
+        return (copy.deepcopy(module).double() if dtype == np.float64 else module).eval()
 
     def _draws(self, width=None):
-        return latent_draws(self.n_draws, width or self.n_components_, self._draws_seed)
+        """Return the draws of z that all rows share, for each of the modules."""
+        n_draws = -(-self.n_draws // len(self.modules_))
+        return latent_draws(n_draws, width or self.n_components_, self._draws_seed)
 
     def _with_draws(self, function, X, size=1):
-        """Call ``function(module, v1, draws)`` on chunks of rows; it holds size numbers a row."""
+        """Call ``function(modules, v1, draws)`` on chunks of rows; it holds size numbers a row."""
         check_is_fitted(self)
         X = self._validate_rows(X)
         draws = self._draws()
         return self._by_rows(
-            lambda module, v1: function(module, v1, draws), self._scaler.forward(X), size=size
+            lambda modules, v1: function(modules, v1, draws), self._scaler.forward(X), size=size
         )
 
     def _to_units(self, values, inverse):
@@ -537,11 +583,23 @@ class BaseGaussianVAE(
         n_samples = check_scalar(n_samples, "n_samples", Integral, min_val=1)
         (seed,) = draw_seeds(random_state, 1)
         rng = np.random.default_rng(seed)
-        mean, std = self.encode(X, return_std=True)
-        Z = mean + std * rng.standard_normal((n_samples, *mean.shape), mean.dtype)
-        mean, std = BaseGaussianVAE.decode(self, Z.reshape(-1, Z.shape[-1]), return_std=True)
-        target = mean + std * rng.standard_normal(mean.shape, mean.dtype)
-        return target.reshape(n_samples, -1, target.shape[1])
+        v1 = self._scaler.forward(self._validate_rows(X))
+
+        def draw(modules, v1):
+            shape = n_samples, len(v1)
+            chosen = torch.from_numpy(rng.integers(len(modules), size=shape)).to(v1.device)
+            target = 0.0
+            for i, module in enumerate(modules):
+                loc, log_scale = module.encoder.loc_and_log_scale(v1)
+                z = loc + log_scale.exp() * _normal(rng, (*shape, loc.shape[-1]), loc)
+                loc, log_scale = module.decoder.loc_and_log_scale(z)
+                drawn = loc + log_scale.exp() * _normal(rng, loc.shape, loc)
+                target = target + torch.where((chosen == i)[..., None], drawn, 0.0)
+            return (target.transpose(0, 1),)  # rows first, to be joined
+
+        size = n_samples * max(self.n_components_, self._module_spec["out_features"])
+        (target,) = self._by_rows(draw, v1, size=size)
+        return self._to_units(target, self._target_scaler.inverse).transpose(1, 0, 2)
 
     # State: arrays and numbers only
 
@@ -549,7 +607,7 @@ class BaseGaussianVAE(
         state = dict(super().__getstate__())
         net = state.pop("net_", None)
         if net is not None:
-            weights = net.module_.state_dict().items()
+            weights = net.stack_.stacked.state_dict().items()
             state["_weights"] = {name: w.cpu().numpy() for name, w in weights}
             state["device_"] = str(state["device_"])
         return state
@@ -561,9 +619,10 @@ class BaseGaussianVAE(
         if weights is None:
             return
         self.device_ = _resolve_device(self.device, fall_back=True)
-        module = self._make_module(torch.Generator())
-        module.load_state_dict({name: torch.from_numpy(w.copy()) for name, w in weights.items()})
-        self.net_ = self._make_net(module).initialize()
+        modules = [self._make_module(torch.Generator()) for _ in self._train_seeds]
+        self.net_ = self._make_net(modules).initialize()
+        weights = {name: torch.from_numpy(w.copy()) for name, w in weights.items()}
+        self.net_.stack_.stacked.load_state_dict(weights)
         for record in state.get("history_", ()):
             self.net_.history.new_epoch()
             for name, value in record.items():
@@ -615,5 +674,19 @@ def drop_unweighted(sample_weight, X, *arrays):
     return weight[kept] / weight[kept].mean(), *(array[kept] for array in (X, *arrays))
 
 
-def _scalars(record):
-    return {name: value for name, value in record.items() if name != "batches"}
+def _choose_best(losses, n_starts):
+    """Return the best of each so many starts, the best of all first."""
+    starts = np.reshape(losses, (-1, n_starts))
+    best = np.argmin(starts, 1)
+    order = np.argsort(starts[np.arange(len(starts)), best], kind="stable")
+    return [int(e * n_starts + best[e]) for e in order]
+
+
+def _scalars(record, i):
+    """Return the record of an epoch for module i."""
+    scalars = {k: v for k, v in record.items() if k not in ("batches", "modules")}
+    return scalars | {k: v[i] for k, v in record.get("modules", {}).items()}
+
+
+def _normal(rng, shape, like):
+    return torch.from_numpy(rng.standard_normal(shape)).to(like)

@@ -1,7 +1,7 @@
 """GaussianVAEClassifier: classes from v1 and an estimate of v2, trained jointly."""
 
 import copy
-from numbers import Real
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -111,6 +111,13 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         Draws of z and v2 in prediction: scrambled Sobol points that are seeded in ``fit`` and
         shared by all rows, so that answers do not depend on which rows are asked for
         together. A power of two is best.
+    n_init : int, default=1
+        Number of starts, trained at once, of which that with the best validation loss (without
+        held-out rows: training loss) is kept.
+    n_estimators : int, default=1
+        Number of models, each with its own start, held-out rows and order of rows, trained at
+        once: a deep ensemble [3]_. Predictions are those of their mixture with equal weights;
+        the latent space is that of the model with the best validation loss.
     warm_start : bool, default=False
         Whether ``fit`` continues with the weights and the scaling of the last one.
     device : str or torch.device, default="auto"
@@ -189,6 +196,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
        appendix C.2.
     .. [2] Alemi, Fischer, Dillon & Murphy, "Deep Variational Information Bottleneck", 2017,
        arXiv:1612.00410.
+    .. [3] Lakshminarayanan, Pritzel & Blundell, "Simple and Scalable Predictive Uncertainty
+       Estimation using Deep Ensembles", 2017, arXiv:1612.01474.
 
     Examples
     --------
@@ -205,6 +214,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     _n_rows_seen = 4_000_000
     _parameter_constraints: dict = {
         **BaseGaussianVAE._parameter_constraints,
+        "n_estimators": [Interval(Integral, 1, None, closed="left")],
         "init": [StrOptions({"random"})],
         "classifier": [nn.Module, callable, None],
         "vae_weight": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
@@ -236,6 +246,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         validation_fraction=0.1,
         patience="auto",
         n_draws=64,
+        n_init=1,
+        n_estimators=1,
         warm_start=False,
         device="auto",
         random_state=None,
@@ -263,6 +275,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         self.validation_fraction = validation_fraction
         self.patience = patience
         self.n_draws = n_draws
+        self.n_init = n_init
+        self.n_estimators = n_estimators
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
@@ -384,7 +398,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         X = self._validate_rows(X)
         draws = self._draws(self.n_components_ + self._module_spec["out_features"])
         (log_prob,) = self._by_rows(
-            lambda module, v1: (class_log_prob(module, v1, draws),), self._scaler.forward(X)
+            lambda modules, v1: (class_log_prob(modules, v1, draws),), self._scaler.forward(X)
         )
         return log_prob
 
@@ -562,8 +576,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             )
         return module
 
-    def _inference_module(self, dtype):
-        module = super()._inference_module(dtype)
+    def _for_inference(self, module, dtype):
+        module = super()._for_inference(module, dtype)
         if self._fitted_classifier is not None:
             module.classifier.float()  # it may make float32 tensors of its own
         return module
@@ -608,7 +622,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     def _train(self, *args, **kwargs):
         # With weight zero the auto-encoder stays as it is, also by weight decay.
         weight = self.net_.criterion_.vae_weight
-        self.module_.vae.requires_grad_(weight > 0)
+        self.net_.stack_.stacked.vae.requires_grad_(weight > 0)
         # A user's module may draw from torch's global generator, as dropout does.
-        with torch_seed(self._train_seed + len(self.net_.history), self.device_):
+        with torch_seed(self._train_seeds[0] + len(self.net_.history), self.device_):
             super()._train(*args, **kwargs)

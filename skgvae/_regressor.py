@@ -1,9 +1,11 @@
 """GaussianVAERegressor: y given x, as a mixture of Gaussians over the latent space."""
 
+from numbers import Integral
+
 import numpy as np
 import torch
 from sklearn.base import RegressorMixin, _fit_context
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._base import DTYPES, BaseGaussianVAE, drop_unweighted
@@ -87,6 +89,13 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         Draws of z in prediction, the components of the mixture: scrambled Sobol points
         that are seeded in ``fit`` and shared by all rows, so that answers do not depend on
         which rows are asked for together. A power of two is best.
+    n_init : int, default=1
+        Number of starts, trained at once, of which that with the best validation loss (without
+        held-out rows: training loss) is kept.
+    n_estimators : int, default=1
+        Number of models, each with its own start, held-out rows and order of rows, trained at
+        once: a deep ensemble [3]_. Predictions are those of their mixture with equal weights;
+        the latent space is that of the model with the best validation loss.
     warm_start : bool, default=False
         Whether ``fit`` continues with the weights and the scaling of the last one.
     device : str or torch.device, default="auto"
@@ -150,6 +159,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
        arXiv:1612.00410.
     .. [2] Seitzer, Tavakoli, Antic & Martius, "On the Pitfalls of Heteroscedastic
        Uncertainty Estimation", 2022, arXiv:2203.09168.
+    .. [3] Lakshminarayanan, Pritzel & Blundell, "Simple and Scalable Predictive Uncertainty
+       Estimation using Deep Ensembles", 2017, arXiv:1612.01474.
 
     Examples
     --------
@@ -166,6 +177,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     _n_rows_seen = 4_000_000
     _parameter_constraints: dict = {
         **BaseGaussianVAE._parameter_constraints,
+        "n_estimators": [Interval(Integral, 1, None, closed="left")],
         "init": [StrOptions({"random"})],
     }
 
@@ -189,6 +201,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         validation_fraction=0.1,
         patience="auto",
         n_draws=256,
+        n_init=1,
+        n_estimators=1,
         warm_start=False,
         device="auto",
         random_state=None,
@@ -212,6 +226,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         self.validation_fraction = validation_fraction
         self.patience = patience
         self.n_draws = n_draws
+        self.n_init = n_init
+        self.n_estimators = n_estimators
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
@@ -369,8 +385,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         if not np.all((quantiles > 0) & (quantiles < 1)):
             raise ValueError(f"quantiles must lie in (0, 1), got {quantiles.tolist()!r}.")
 
-        def function(module, v1, draws):
-            components = [part.double() for part in decoded_components(module, v1, draws)]
+        def function(modules, v1, draws):
+            components = [part.double() for part in decoded_components(modules, v1, draws)]
             found = [mixture_quantile(p, *components) for p in np.atleast_1d(quantiles)]
             return (torch.stack(found, 1),)  # (n, n_quantiles, n_targets)
 
@@ -423,7 +439,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             )
         draws = self._draws()
         (log_prob,) = self._by_rows(
-            lambda module, v1, v2: (predictive_log_prob(module, v1, v2, draws),),
+            lambda modules, v1, v2: (predictive_log_prob(modules, v1, v2, draws),),
             self._scaler.forward(X),
             self._target_scaler.forward(y, X.dtype),
         )
@@ -487,8 +503,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         Both of shape (n_draws, n_samples, n_targets): what the metrics are made of.
         """
 
-        def function(module, v1, draws):
-            loc, scale = decoded_components(module, v1, draws)
+        def function(modules, v1, draws):
+            loc, scale = decoded_components(modules, v1, draws)
             return loc.transpose(0, 1), scale.transpose(0, 1)  # rows first, to be joined
 
         parts = self._with_draws(function, X, self._n_components_decoded)

@@ -86,6 +86,9 @@ class GaussianVAE(BaseGaussianVAE):
         Draws of z in ``score_samples``, ``elbo`` and ``reconstruct``: scrambled Sobol points
         that are seeded in ``fit`` and shared by all rows, so that answers do not depend on
         which rows are asked for together. A power of two is best.
+    n_init : int, default=1
+        Number of starts, trained at once, of which that with the best validation loss (without
+        held-out rows: training loss) is kept.
     warm_start : bool, default=False
         Whether ``fit`` continues with the weights and the scaling of the last one.
     device : str or torch.device, default="auto"
@@ -173,6 +176,7 @@ class GaussianVAE(BaseGaussianVAE):
         validation_fraction=0.1,
         patience="auto",
         n_draws=256,
+        n_init=1,
         warm_start=False,
         device="auto",
         random_state=None,
@@ -196,6 +200,7 @@ class GaussianVAE(BaseGaussianVAE):
         self.validation_fraction = validation_fraction
         self.patience = patience
         self.n_draws = n_draws
+        self.n_init = n_init
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
@@ -362,7 +367,12 @@ class GaussianVAE(BaseGaussianVAE):
         (seed,) = draw_seeds(random_state, 1)
         generator = torch.Generator(self.device_).manual_seed(seed)
         dtype = np.dtype(self._dtype)
-        z = self._inference_module(dtype).prior.sample(n_samples, generator).cpu().numpy()
+        z = (
+            self._for_inference(self.module_, dtype)
+            .prior.sample(n_samples, generator)
+            .cpu()
+            .numpy()
+        )
         mean, std = self.decode(z, return_std=True)
         noise = np.random.default_rng(seed).standard_normal(mean.shape, dtype)
         return mean + std * noise
@@ -388,6 +398,6 @@ class GaussianVAE(BaseGaussianVAE):
         X = self._validate_rows(X)
         draws = self._draws()
         (log_prob,) = self._by_rows(
-            lambda module, v1: (estimate(module, v1, v1, draws),), self._scaler.forward(X)
+            lambda modules, v1: (estimate(modules[0], v1, v1, draws),), self._scaler.forward(X)
         )
         return log_prob - self._scaler.log_abs_det

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-__all__ = ["RowDataset", "TensorBatches"]
+__all__ = ["RowDataset", "StackedRows", "TensorBatches"]
 
 
 class RowDataset(Dataset):
@@ -37,44 +39,113 @@ class RowDataset(Dataset):
         label: Tensor | None = None,
         label_weight: Tensor | None = None,
     ):
-        self.v1 = v1
-        self.v2 = v1 if v2 is None else v2
+        # A subset shares the table and has an index into it, but weights of its own.
+        self._table = v1, v1 if v2 is None else v2, label
+        self._index = None
         self.weight = weight
-        self.label = label
         self.label_weight = label_weight
 
     def __len__(self) -> int:
-        return len(self.v1)
+        return len(self._table[0] if self._index is None else self._index)
 
     def __getitem__(self, rows) -> tuple[tuple, Tensor]:
         """Return ((v1, weight[, label, label_weight]), v2) of some rows: skorch's (X, y)."""
-        return self._pair(lambda tensor: tensor[rows])
+        weights = (None if w is None else w[rows] for w in (self.weight, self.label_weight))
+        return _batch(self._table, rows if self._index is None else self._index[rows], *weights)
+
+    @property
+    def v1(self) -> Tensor:
+        """Input, of shape (n_samples, in_features)."""
+        return self._column(0)
+
+    @property
+    def v2(self) -> Tensor:
+        """Target, of shape (n_samples, out_features)."""
+        return self._column(1)
+
+    @property
+    def label(self) -> Tensor | None:
+        """Indices of classes, of shape (n_samples,)."""
+        return self._column(2)
 
     def subset(self, rows) -> RowDataset:
-        """Return some of the rows, their weights scaled to mean one."""
-        part = self._map(lambda tensor: tensor[rows])
-        part.weight = _with_mean_one(part.weight)
-        part.label_weight = _with_mean_one(part.label_weight)
+        """Return some of the rows, their weights scaled to mean one; the table is shared."""
+        part = self._like(self._table)
+        index = torch.arange(len(self)) if self._index is None else self._index
+        part._index = index[rows].to(self._table[0].device)
+        part.weight, part.label_weight = (
+            _with_mean_one(None if w is None else w[rows])
+            for w in (self.weight, self.label_weight)
+        )
         return part
 
     def to(self, device: str | torch.device) -> RowDataset:
         """Return the rows on a device."""
-        return self._map(lambda tensor: tensor.to(device))
+        part = self._like(_table_to(self._table, device))
+        part._index = _to(self._index, device)
+        part.weight, part.label_weight = (_to(w, device) for w in (self.weight, self.label_weight))
+        return part
 
-    def _map(self, function) -> RowDataset:
-        (v1, *others), v2 = self._pair(function)
-        return RowDataset(v1, v2, *others)
+    def _like(self, table) -> RowDataset:
+        part = RowDataset(*table[:2], label=table[2])
+        part._table = table
+        return part
 
-    def _pair(self, function):
-        # v1 and v2 may be one tensor, and then stay one.
-        v1 = function(self.v1)
-        v2 = v1 if self.v2 is self.v1 else function(self.v2)
-        others = (self.weight, self.label, self.label_weight)[: 1 if self.label is None else 3]
-        return (v1, *(None if part is None else function(part) for part in others)), v2
+    def _column(self, j):
+        column = self._table[j]
+        return column if column is None or self._index is None else column[self._index]
+
+
+class StackedRows(Dataset):
+    """Rows of several models that are trained together, equally many for each.
+
+    Subsets of one table share it here too.
+
+    Parameters
+    ----------
+    members : sequence of RowDataset
+        The rows of each model.
+    """
+
+    def __init__(self, members: Sequence[RowDataset]):
+        tables = {id(member._table[0]): member._table for member in members}
+        ends = accumulate(len(v1) for v1, *_ in tables.values())
+        starts = {i: end - len(tables[i][0]) for i, end in zip(tables, ends, strict=True)}
+        self._table = _concatenate(list(tables.values()))
+        self._index = None
+        if len(members) > 1 or members[0]._index is not None:
+            self._index = torch.stack([_rows_of(m) + starts[id(m._table[0])] for m in members])
+        self.weight = _stack([member.weight for member in members])
+        self.label_weight = _stack([member.label_weight for member in members])
+        self.n_members, self.n_rows = len(members), len(members[0])
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def to(self, device: str | torch.device) -> StackedRows:
+        """Return the rows on a device."""
+        moved = copy.copy(self)
+        moved._table = _table_to(self._table, device)
+        for name in ("_index", "weight", "label_weight"):
+            setattr(moved, name, _to(getattr(self, name), device))
+        return moved
+
+    def __getitem__(self, rows) -> tuple[tuple, Tensor]:
+        """Return ((v1, weight[, label, label_weight]), v2) with an axis for the models.
+
+        Parameters
+        ----------
+        rows : slice or Tensor of shape (n_models, n)
+            Some of the rows of each model.
+        """
+        pick = _pick(rows, self.n_rows)
+        index = pick(self._index)
+        weights = (None if w is None else pick(w) for w in (self.weight, self.label_weight))
+        return _batch(self._table, index, *weights)
 
 
 class TensorBatches:
-    """Iterate over a :class:`RowDataset` in batches of nearly equal size.
+    """Iterate over a data set in batches of nearly equal size.
 
     A :class:`torch.utils.data.DataLoader` collates row by row, which costs several times the
     training step of a small network. Here a batch is one indexing operation on the device.
@@ -82,39 +153,95 @@ class TensorBatches:
 
     Parameters
     ----------
-    dataset : RowDataset
+    dataset : RowDataset or StackedRows
         The rows.
     batch_size : int
         Largest number of rows in a batch.
     shuffle : bool
         Whether each pass has its own order.
-    generator : torch.Generator, optional
-        Source of that order; torch's global generator by default.
+    generators : sequence of torch.Generator, optional
+        Source of that order, one for each model; torch's global generator by default.
     """
 
     def __init__(
         self,
-        dataset: RowDataset,
+        dataset: RowDataset | StackedRows,
         batch_size: int,
         shuffle: bool = False,
-        generator: torch.Generator | None = None,
+        generators: Sequence[torch.Generator] | None = None,
     ):
         self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle
-        self.generator = generator
+        self.generators = generators
 
     def __len__(self) -> int:
         return math.ceil(len(self.dataset) / self.batch_size)
 
     def __iter__(self) -> Iterator:
         n_rows, n_batches = len(self.dataset), len(self)
-        if self.shuffle:
-            device = self.dataset.v1.device
-            order = torch.randperm(n_rows, generator=self.generator, device=device)
+        order = self._draw_order() if self.shuffle else None
         for i in range(n_batches):
-            start, stop = i * n_rows // n_batches, (i + 1) * n_rows // n_batches
-            yield self.dataset[order[start:stop] if self.shuffle else slice(start, stop)]
+            rows = slice(i * n_rows // n_batches, (i + 1) * n_rows // n_batches)
+            yield self.dataset[rows if order is None else order[..., rows]]
+
+    def _draw_order(self):
+        device = self.dataset._table[0].device
+        stacked = isinstance(self.dataset, StackedRows)
+        n_orders = self.dataset.n_members if stacked else 1
+        generators = self.generators or [None] * n_orders
+        n_rows = len(self.dataset)
+        orders = [torch.randperm(n_rows, generator=g, device=device) for g in generators]
+        return torch.stack(orders) if stacked else orders[0]
+
+
+def _batch(table, index, weight, label_weight):
+    v1, v2, label = table
+    # v1 and v2 may be one tensor, and then stay one.
+    rows = v1[index]
+    targets = rows if v2 is v1 else v2[index]
+    if label is None:
+        return (rows, weight), targets
+    return (rows, weight, label[index], label_weight), targets
+
+
+def _pick(rows, n_rows):
+    """Return a function that takes these rows of a (n_models, n_rows) tensor, None for all."""
+    if isinstance(rows, slice):
+        return lambda t: torch.arange(n_rows)[None, rows] if t is None else t[:, rows]
+    return lambda t: rows if t is None else t.gather(1, rows)
+
+
+def _rows_of(member):
+    if member._index is not None:
+        return member._index
+    return torch.arange(len(member), device=member._table[0].device)
+
+
+def _concatenate(tables):
+    if len(tables) == 1:
+        return tables[0]
+    v1, v2, label = zip(*tables, strict=True)
+    same = all(b is a for a, b in zip(v1, v2, strict=True))
+    v1 = torch.cat(v1)
+    return v1, v1 if same else torch.cat(v2), None if label[0] is None else torch.cat(label)
+
+
+def _stack(weights):
+    given = [weight for weight in weights if weight is not None]
+    if not given:
+        return None
+    return torch.stack([torch.ones_like(given[0]) if w is None else w for w in weights])
+
+
+def _table_to(table, device):
+    v1, v2, label = table
+    moved = v1.to(device)
+    return moved, moved if v2 is v1 else v2.to(device), _to(label, device)
+
+
+def _to(tensor, device):
+    return None if tensor is None else tensor.to(device)
 
 
 def _with_mean_one(weight):

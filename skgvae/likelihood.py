@@ -2,11 +2,15 @@
 
 All rows share one set of draws. Then an answer depends on its own row alone, not on how many
 rows are asked for or in which order, and a second call gives the same answer.
+
+Where a function takes several models, it answers for their mixture with equal weights.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -97,12 +101,16 @@ def lower_bound(vae: nn.Module, v1: Tensor, v2: Tensor, draws: Tensor) -> Tensor
 
 
 @torch.no_grad()
-def decoded_moments(vae: nn.Module, v1: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the moments of p(v2 | v1) = E[p(v2 | z)] over z ~ q(z | v1).
+def decoded_moments(
+    vaes: nn.Module | Sequence[nn.Module], v1: Tensor, draws: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the moments of p(v2 | v1) = E[p(v2 | z)] over z ~ q(z | v1) and over the models.
 
     Parameters
     ----------
-    vae, v1, draws
+    vaes : GaussianVAEModule or sequence of them
+        One model or several.
+    v1, draws
         As above.
 
     Returns
@@ -111,52 +119,59 @@ def decoded_moments(vae: nn.Module, v1: Tensor, draws: Tensor) -> tuple[Tensor, 
         The mean of the decoder's means, the mean of its variances, and the variance of its
         means. The variance of v2 is the sum of the last two.
     """
+    vaes = _models(vaes)
     mean = noise = square = 0.0
     # Moments about the decoded posterior mean: the square of a large mean would cancel.
-    centre = vae.decoder.loc_and_log_scale(vae.encoder.loc_and_log_scale(v1)[0])[0]
-    for loc, log_scale in _decoded(vae, v1, draws):
+    centre = vaes[0].decoder.loc_and_log_scale(vaes[0].encoder.loc_and_log_scale(v1)[0])[0]
+    for loc, log_scale in _decoded(vaes, v1, draws):
         deviation = loc - centre
         mean = mean + deviation.sum(0)
         square = square + deviation.square().sum(0)
         noise = noise + torch.exp(2 * log_scale).expand_as(loc).sum(0)
-    n = len(draws)
+    n = len(vaes) * len(draws)
     mean = mean / n
     return centre + mean, noise / n, (square / n - mean.square()).clamp(min=0)
 
 
 @torch.no_grad()
-def predictive_log_prob(vae: nn.Module, v1: Tensor, v2: Tensor, draws: Tensor) -> Tensor:
-    r"""Return log p(v2 | v1) = log E[p(v2 | z)] over z ~ q(z | v1), in nats.
+def predictive_log_prob(
+    vaes: nn.Module | Sequence[nn.Module], v1: Tensor, v2: Tensor, draws: Tensor
+) -> Tensor:
+    r"""Return log p(v2 | v1) = log E[p(v2 | z)] over z ~ q(z | v1) and the models, in nats.
 
     Parameters
     ----------
-    vae, v1, v2, draws
+    vaes, v1, v2, draws
         As above.
     """
-    decoded = _decoded(vae, v1, draws)
+    decoded = _decoded(vaes, v1, draws)
     return _log_mean_exp(gaussian_log_prob(v2, *parameters) for parameters in decoded)
 
 
 @torch.no_grad()
-def decoded_components(vae: nn.Module, v1: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+def decoded_components(
+    vaes: nn.Module | Sequence[nn.Module], v1: Tensor, draws: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the components of p(v2 | v1), a mixture of Gaussians with equal weights.
 
     Parameters
     ----------
-    vae, v1, draws
+    vaes, v1, draws
         As above.
 
     Returns
     -------
-    loc, scale : Tensor of shape (K, n_samples, out_features)
+    loc, scale : Tensor of shape (n_models * K, n_samples, out_features)
     """
-    parts = [(loc, log_scale.expand_as(loc)) for loc, log_scale in _decoded(vae, v1, draws)]
+    parts = [(loc, log_scale.expand_as(loc)) for loc, log_scale in _decoded(vaes, v1, draws)]
     loc, log_scale = (torch.cat(part) for part in zip(*parts, strict=True))
     return loc, log_scale.exp()
 
 
 @torch.no_grad()
-def decoded_covariance(vae: nn.Module, v1: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+def decoded_covariance(
+    vaes: nn.Module | Sequence[nn.Module], v1: Tensor, draws: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return mean and covariance of p(v2 | v1).
 
     The covariance is the mean of the decoder's (diagonal) variances plus the covariance of
@@ -164,7 +179,7 @@ def decoded_covariance(vae: nn.Module, v1: Tensor, draws: Tensor) -> tuple[Tenso
 
     Parameters
     ----------
-    vae, v1, draws
+    vaes, v1, draws
         As above.
 
     Returns
@@ -172,15 +187,15 @@ def decoded_covariance(vae: nn.Module, v1: Tensor, draws: Tensor) -> tuple[Tenso
     mean : Tensor of shape (n_samples, out_features)
     covariance : Tensor of shape (n_samples, out_features, out_features)
     """
-    loc, scale = decoded_components(vae, v1, draws)
+    loc, scale = decoded_components(vaes, v1, draws)
     mean = loc.mean(0)
     deviation = loc - mean
-    latent = torch.einsum("kni,knj->nij", deviation, deviation) / len(draws)
+    latent = torch.einsum("kni,knj->nij", deviation, deviation) / len(loc)
     return mean, latent + torch.diag_embed(scale.square().mean(0))
 
 
 @torch.no_grad()
-def class_log_prob(joint: nn.Module, v1: Tensor, draws: Tensor) -> Tensor:
+def class_log_prob(joints: nn.Module | Sequence[nn.Module], v1: Tensor, draws: Tensor) -> Tensor:
     r"""Return log p(c | v1), of shape (n_samples, n_classes), in nats.
 
     .. math:: p(c | v_1) = E[p(c | v_1, \hat v_2)], \quad
@@ -188,23 +203,27 @@ def class_log_prob(joint: nn.Module, v1: Tensor, draws: Tensor) -> Tensor:
 
     Parameters
     ----------
-    joint : GaussianVAEClassifierModule
-        Auto-encoder and classifier.
+    joints : GaussianVAEClassifierModule or sequence of them
+        Auto-encoder and classifier, one or several.
     v1 : Tensor of shape (n_samples, n_features)
         Rows.
     draws : Tensor of shape (K, latent_features + out_features)
         From :func:`latent_draws`, for z and for the estimate of v2.
     """
-    loc, log_scale = joint.encoder.loc_and_log_scale(v1)
 
-    def log_probs():
+    def log_probs(joint):
+        loc, log_scale = joint.encoder.loc_and_log_scale(v1)
         for eps in _chunks(joint, v1, draws):
             eps_z, eps_target = eps.tensor_split([loc.shape[-1]], -1)
             decoded = joint.decoder.loc_and_log_scale(torch.addcmul(loc, log_scale.exp(), eps_z))
             estimate = torch.addcmul(decoded[0], decoded[1].exp(), eps_target)
             yield joint.classify(v1, estimate).log_softmax(-1)
 
-    return _log_mean_exp(log_probs())
+    return _log_mean_exp(chain.from_iterable(map(log_probs, _models(joints))))
+
+
+def _models(vaes):
+    return [vaes] if isinstance(vaes, nn.Module) else vaes
 
 
 def _log_mean_exp(chunks):
@@ -217,11 +236,12 @@ def _log_mean_exp(chunks):
     return total - math.log(n_draws)
 
 
-def _decoded(vae, v1, draws):
+def _decoded(vaes, v1, draws):
     # Mean and log scale of p(v2 | z) at the draws of z ~ q(z | v1), in chunks of draws.
-    loc, log_scale = vae.encoder.loc_and_log_scale(v1)
-    for eps in _chunks(vae.decoder, v1, draws):
-        yield vae.decoder.loc_and_log_scale(torch.addcmul(loc, log_scale.exp(), eps))
+    for vae in _models(vaes):
+        loc, log_scale = vae.encoder.loc_and_log_scale(v1)
+        for eps in _chunks(vae.decoder, v1, draws):
+            yield vae.decoder.loc_and_log_scale(torch.addcmul(loc, log_scale.exp(), eps))
 
 
 def _chunks(module, v1, draws):

@@ -18,8 +18,9 @@ from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from .batches import TensorBatches
+from .batches import RowDataset, StackedRows, TensorBatches
 from .objectives import NegativeBound
+from .stack import ModuleStack
 
 __all__ = ["BestEpoch", "GaussianVAENet", "ProgressBar", "one_cycle"]
 
@@ -55,6 +56,9 @@ class BestEpoch(Callback):
     ends after ``patience`` epochs without a better one, or at the first loss that is not
     finite; then, and at every other end, the best weights are put back.
 
+    Of several modules that are trained together each has its own best epoch, and training
+    ends when it has ended for all. ``best_epochs_`` and ``best_losses_`` have one entry each.
+
     Parameters
     ----------
     patience : int, optional
@@ -64,50 +68,66 @@ class BestEpoch(Callback):
     def __init__(self, patience: int | None = None):
         self.patience = patience
 
+    @property
+    def best_epoch_(self):
+        """Best epoch of the first module."""
+        return int(self.best_epochs_[0])
+
     def on_train_begin(self, net, X=None, y=None, **kwargs):
-        self.best_loss_ = math.inf
-        self._keep(net, len(net.history))
+        n_modules = len(net.stack_)
+        self.best_losses_ = np.full(n_modules, math.inf)
+        self.best_epochs_ = np.full(n_modules, len(net.history))
+        self.in_training_ = np.full(n_modules, True)
+        self._best_state = copy.deepcopy(net.stack_.state_dict())
 
     def on_epoch_begin(self, net, dataset_valid=None, **kwargs):
-        if dataset_valid is not None and self.best_loss_ == math.inf:
-            loss = net.evaluate(dataset_valid)["loss"]
-            self.best_loss_ = loss if math.isfinite(loss) else math.inf
+        if dataset_valid is not None and np.isinf(self.best_losses_).all():
+            loss = net.evaluate_members(dataset_valid)["loss"]
+            self.best_losses_ = np.where(np.isfinite(loss), loss, math.inf)
 
     def on_epoch_end(self, net, dataset_valid=None, **kwargs):
-        epoch, record = len(net.history), net.history[-1]
-        if not self._is_finite(net, record):
+        epoch, terms = len(net.history), net.member_terms_
+        finite = self._are_finite(net, terms)
+        lost = self.in_training_ & ~finite
+        if lost.any():
+            of_several = f" for {lost.sum()} of {len(lost)} modules" if len(lost) > 1 else ""
+            kept = ", ".join(str(e) for e in np.unique(self.best_epochs_[lost]))
             warnings.warn(
-                f"The loss or a weight was not finite in epoch {epoch}: training ended and the "
-                f"weights of epoch {self.best_epoch_} are kept. Use a smaller lr "
+                f"The loss or a weight was not finite in epoch {epoch}{of_several}: training "
+                f"ended and the weights of epoch {kept} are kept. Use a smaller lr "
                 f"(now {net.lr:g}), or a larger min_noise; check the data for outliers.",
                 RuntimeWarning,
                 stacklevel=2,
             )
-            net.stop_training_ = True
-            return
-        loss = record.get("valid_loss")
-        better = loss is None or loss < self.best_loss_
-        if better:
-            self.best_loss_ = math.inf if loss is None else loss
-            self._keep(net, epoch)
-        net.history.record("valid_loss_best", better)
-        if self.patience is not None and epoch - self.best_epoch_ >= self.patience:
-            net.stop_training_ = True
+            self.in_training_ &= finite
+        better = self.in_training_.copy()
+        if "valid" in terms:
+            better &= terms["valid"]["loss"] < self.best_losses_
+            self.best_losses_[better] = terms["valid"]["loss"][better]
+        self._keep(net, better, epoch)
+        if not lost.all():
+            net.history.record("valid_loss_best", bool(better.any()))
+        if self.patience is not None:
+            self.in_training_ &= epoch - self.best_epochs_ < self.patience
+        net.stop_training_ = not self.in_training_.any()
 
     def on_train_end(self, net, X=None, y=None, **kwargs):
-        if len(net.history) != self.best_epoch_:
-            net.module_.load_state_dict(self._best_state)
+        if np.any(self.best_epochs_ != len(net.history)):
+            net.stack_.load_state_dict(self._best_state)
         del self._best_state
 
-    def _keep(self, net, epoch):
-        self.best_epoch_ = epoch
-        self._best_state = copy.deepcopy(net.module_.state_dict())
+    def _keep(self, net, which, epoch):
+        self.best_epochs_[which] = epoch
+        which = torch.from_numpy(np.flatnonzero(which)).to(net.device)
+        for name, weights in net.stack_.state_dict().items():
+            self._best_state[name][which] = weights[which]
 
-    def _is_finite(self, net, record):
-        if "valid_loss" in record:  # which saw the last weights
-            return math.isfinite(record["train_loss"]) and math.isfinite(record["valid_loss"])
-        weights = torch.stack([p.detach().sum() for p in net.module_.parameters()])
-        return math.isfinite(record["train_loss"]) and math.isfinite(weights.sum().item())
+    def _are_finite(self, net, terms):
+        finite = np.isfinite(terms["train"]["loss"])
+        if "valid" in terms:  # which saw the last weights
+            return finite & np.isfinite(terms["valid"]["loss"])
+        sums = [p.detach().flatten(1).sum(1) for p in net.stack_.parameters()]
+        return finite & torch.stack(sums).sum(0).isfinite().cpu().numpy()
 
 
 class ProgressBar(Callback):
@@ -138,11 +158,14 @@ class GaussianVAENet(NeuralNet):
 
     Parameters
     ----------
-    module : nn.Module
+    module : nn.Module or list of nn.Module
         A :class:`~skgvae.nn.GaussianVAEModule`, or its class with ``module__`` parameters; with
-        ``criterion=JointLoss`` a :class:`~skgvae.nn.GaussianVAEClassifierModule`.
-    seed : int, default=0
-        Seed of the order of rows and of all draws.
+        ``criterion=JointLoss`` a :class:`~skgvae.nn.GaussianVAEClassifierModule`. Several
+        modules of one architecture are trained together, each on its rows of a
+        :class:`~skgvae.batches.StackedRows`, with the same result as alone. ``module_`` is the
+        first, ``stack_.members`` are all; ``history`` holds averages over them.
+    seed : int or list of int, default=0
+        Seed of the order of rows and of all draws, for each module.
     patience : int, optional
         Epochs without a better validation loss after which training stops.
     schedule : callable, optional
@@ -216,9 +239,20 @@ class GaussianVAENet(NeuralNet):
 
     def get_all_learnable_params(self):
         """Yield what the optimizer sees: shared noise has a closed form instead."""
-        for name, parameter in super().get_all_learnable_params():
+        for name, parameter in self.stack_.stacked.named_parameters():
             if not name.endswith("shared_log_scale"):
                 yield name, parameter
+
+    def initialize_module(self):
+        """Stack the modules: those that train are rows of common tensors."""
+        if isinstance(self.module, (list, tuple)):
+            self.module_ = self.module[0]
+            members = self.module
+        else:
+            super().initialize_module()
+            members = [self.module_]
+        self.stack_ = ModuleStack([member.to(self.device) for member in members])
+        return self
 
     def initialize_optimizer(self, triggered_directly=None):
         super().initialize_optimizer(triggered_directly)
@@ -228,19 +262,23 @@ class GaussianVAENet(NeuralNet):
 
     def get_split_datasets(self, X, y=None, **fit_params):
         train, valid = super().get_split_datasets(X, y, **fit_params)
-        return train.to(self.device), None if valid is None else valid.to(self.device)
+        return self._stacked(train), None if valid is None else self._stacked(valid)
+
+    def _stacked(self, rows):
+        rows = StackedRows([rows]) if isinstance(rows, RowDataset) else rows
+        return rows.to(self.device)
 
     def get_iterator(self, dataset, training=False):
         iterator = super().get_iterator(dataset, training)
         if training and isinstance(iterator, TensorBatches):
-            iterator.generator = self._generator
+            iterator.generators = self._generators
         return iterator
 
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
         self.stop_training_ = False
         self._steps_done, self._n_epochs = 0, self.max_epochs if epochs is None else epochs
         # Seeded by the epochs so far: a second pass has draws of its own, and no state is kept.
-        self._generator = self._seeded_generator(self.seed + len(self.history))
+        self._generators = self._seeded_generators(len(self.history))
         self._trained_parameters = [p for _, p in self.get_all_learnable_params()]
         callbacks = [cb for _, cb in self.callbacks_]
         self._own_schedule = not any(isinstance(cb, LRScheduler) for cb in callbacks)
@@ -263,57 +301,80 @@ class GaussianVAENet(NeuralNet):
                     stacklevel=2,
                 )
         finally:
-            del self._generator, self._trained_parameters
+            del self._generators, self._trained_parameters
         return self
 
     def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
         if self.stop_training_:
             raise EarlyStop
+        self.member_terms_ = {}
         super().on_epoch_begin(net, dataset_train, dataset_valid, **kwargs)
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         """Run an epoch; record the means of the loss and its parts."""
         if iterator is None:
             return
-        means = self._mean_terms(iterator, training, step_fn, self._notify_batches)
-        for name, value in means.items():
-            self.history.record(f"{prefix}_{name}", value)
+        terms = self._mean_terms(iterator, training, step_fn, self._notify_batches)
+        self.member_terms_[prefix] = terms
+        for name, values in terms.items():
+            self.history.record(f"{prefix}_{name}", float(values.mean()))
+        if len(self.stack_) > 1:
+            known = self.history[-1].get("modules", {})
+            own = {f"{prefix}_{name}": values.tolist() for name, values in terms.items()}
+            self.history.record("modules", known | own)
+
+    def final_losses(self) -> np.ndarray:
+        """Return the loss of each module with the weights that it has after training.
+
+        The best validation loss, or without validation rows the training loss of the last
+        epoch; infinite where it is not known.
+        """
+        best = dict(self.callbacks_).get("best_epoch")
+        if best is not None and np.isfinite(best.best_losses_).any():
+            return best.best_losses_
+        terms = getattr(self, "member_terms_", {}).get("train")
+        return np.full(len(self.stack_), math.inf) if terms is None else terms["loss"]
 
     def evaluate(self, dataset) -> dict[str, float]:
         """Return the loss of a data set and its parts, in nats a row.
 
         Parameters
         ----------
-        dataset : RowDataset
+        dataset : RowDataset or StackedRows
             Rows in the units in which the module was trained.
         """
-        iterator = self.get_iterator(dataset.to(self.device), training=False)
+        terms = self.evaluate_members(dataset)
+        return {name: float(values.mean()) for name, values in terms.items()}
+
+    def evaluate_members(self, dataset) -> dict[str, np.ndarray]:
+        """Return the same for each of several modules, as arrays of shape (n_modules,)."""
+        iterator = self.get_iterator(self._stacked(dataset), training=False)
         return self._mean_terms(iterator, False, self.validation_step, notify=False)
 
     def _mean_terms(self, iterator, training, step_fn, notify):
         self._set_training(training)
         if not training:
-            self._valid_generator = self._seeded_generator(self.seed)  # the same draws always
+            self._valid_generators = self._seeded_generators()  # the same draws always
         terms, n_rows = [], []
         for batch in iterator:
             if training:
                 self._schedule_lr(len(iterator))
             if notify:
-                self.notify("on_batch_begin", batch=batch, training=training)
+                self.notify("on_batch_begin", batch=_of_first(batch), training=training)
             step = step_fn(batch)
             terms += step["terms"]
-            n_rows.append(len(batch[1]))
+            n_rows.append(batch[1].shape[-2])
             if notify:
-                self._record_batch(batch, training, step)
+                self._record_batch(_of_first(batch), training, step)
         # Only here are numbers read from the device: once an epoch.
-        terms = torch.stack(terms).detach().view(len(n_rows), -1).tolist()
-        means = np.average(terms, axis=0, weights=n_rows).tolist()
+        terms = torch.stack(terms).detach().unflatten(0, (len(n_rows), -1)).cpu().double().numpy()
+        means = np.average(terms, axis=0, weights=n_rows)  # (n_terms, n_modules)
         return dict(zip(step["terms"]._fields, means, strict=True))
 
     def _record_batch(self, batch, training, step):
         # skorch's own batch record, for callbacks that need it.
         prefix = "train" if training else "valid"
-        self.history.record_batch(f"{prefix}_loss", step["loss"].item())
+        self.history.record_batch(f"{prefix}_loss", step["loss"].mean().item())
         self.history.record_batch(f"{prefix}_batch_size", len(batch[1]))
         with torch.no_grad():
             step["y_pred"] = self.infer(batch[0])
@@ -321,10 +382,10 @@ class GaussianVAENet(NeuralNet):
 
     def train_step(self, batch, **fit_params):
         """Take one optimizer step; return the loss and its parts."""
-        self.module_.zero_grad()  # shared noise too, which the optimizer does not see
-        terms = self._loss(batch, self.criterion_.n_draws, self._generator)
-        terms.loss.backward()
-        decoder = self.module_.decoder
+        self.stack_.zero_grad()  # shared noise too, which the optimizer does not see
+        terms = self._loss(batch, self.criterion_.n_draws, self._generators)
+        terms.loss.sum().backward()  # no weight is shared: each has its own gradient
+        decoder = self.stack_.stacked.decoder
         weight = self.criterion_.vae_weight
         if decoder.noise != "heteroscedastic" and weight > 0:
             group = self.optimizer_.param_groups[0]
@@ -333,27 +394,42 @@ class GaussianVAENet(NeuralNet):
         if self._notify_batches:
             named = list(self.get_all_learnable_params())
             self.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
-        nn.utils.clip_grad_norm_(self._trained_parameters, self.gradient_clip)
+        self._clip_gradients()
         self.optimizer_.step()
         return {"loss": terms.loss.detach(), "terms": terms}
 
     def validation_step(self, batch, **fit_params):
         """Return the loss and its parts, without a gradient."""
         with torch.no_grad():
-            terms = self._loss(batch, self.n_valid_draws, self._valid_generator)
+            terms = self._loss(batch, self.n_valid_draws, self._valid_generators)
         return {"loss": terms.loss, "terms": terms}
 
     def infer(self, x, **fit_params):
-        """Return the decoder's mean at the posterior mean, in standardised units."""
+        """Return the first module's decoded posterior mean, in standardised units."""
         v1, *_ = x
         loc, _ = self.module_.encoder.loc_and_log_scale(v1)
         return self.module_.decoder.loc_and_log_scale(loc)[0]
 
-    def _loss(self, batch, n_draws, generator):
-        (v1, *others), v2 = batch
-        shape = (n_draws, len(v1), self.criterion_.noise_features(self.module_))
-        eps = torch.randn(shape, generator=generator, dtype=v1.dtype, device=v1.device)
-        return self.criterion_(self.module_, v1, v2, eps, *others)
+    def _loss(self, batch, n_draws, generators):
+        (v1, *others), v2 = batch  # of shape (n_modules, n, features)
+        shape = (n_draws, v1.shape[-2], self.criterion_.noise_features(self.stack_))
+        eps = [torch.randn(shape, generator=g, dtype=v1.dtype, device=v1.device)
+               for g in generators]  # fmt: skip
+        # Stacked first, then seen with the draws first: so a module's rows lie together.
+        eps = torch.stack(eps).transpose(0, 1) if len(eps) > 1 else eps[0].unsqueeze(1)
+        terms = self.criterion_.by_rows(self.stack_, v1, v2, eps, *others)
+        return type(terms)(*(term.mean(-1) for term in terms))
+
+    def _clip_gradients(self):
+        # As torch's clip_grad_norm_, for each module.
+        if len(self.stack_) == 1:
+            nn.utils.clip_grad_norm_(self._trained_parameters, self.gradient_clip)
+            return
+        gradients = [p.grad for p in self._trained_parameters if p.grad is not None]
+        square = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)
+        factor = (self.gradient_clip / (square.sqrt() + 1e-6)).clamp(max=1)
+        for g in gradients:
+            g.mul_(factor.view(-1, *[1] * (g.ndim - 1)))
 
     def _schedule_lr(self, n_batches):
         if not self._own_schedule:
@@ -368,10 +444,17 @@ class GaussianVAENet(NeuralNet):
     def _few_threads(self):
         # In a small step threads wait for each other longer than they share the work, above all
         # on a busy machine.
-        n_weights = sum(p.numel() for p in self.module_.parameters())
+        n_weights = sum(p.numel() for p in self.stack_.parameters())
         rows = min(self.batch_size, 8192) * self.criterion_.n_draws
         limits = 1 if rows * n_weights < _PARALLEL_WORK else None
         return threadpool_limits(limits, user_api="openmp")
 
-    def _seeded_generator(self, seed):
-        return torch.Generator(self.device).manual_seed(seed)
+    def _seeded_generators(self, offset=0):
+        seeds = self.seed if isinstance(self.seed, (list, tuple)) else [self.seed]
+        return [torch.Generator(self.device).manual_seed(seed + offset) for seed in seeds]
+
+
+def _of_first(batch):
+    """Return the first module's part of a batch, as callbacks know it."""
+    (v1, *others), v2 = batch
+    return (v1[0], *(None if part is None else part[0] for part in others)), v2[0]

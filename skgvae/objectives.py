@@ -149,10 +149,9 @@ def importance_weighted_bound(
     log_ratio = vae.prior.log_prob(z) - _log_posterior(eps, log_scale)
     kl = vae.prior.kl(loc, log_scale, z).sum(-1)
     value, reconstruction = log_mean_exp(log_lik + log_ratio), -log_lik.mean(0)
-    if kl_weight >= 1:
-        value = value - (kl_weight - 1) * kl
-    else:
-        value = kl_weight * value - (1 - kl_weight) * reconstruction
+    weight = torch.as_tensor(kl_weight)
+    below, above = weight.clamp(max=1), (weight - 1).clamp(min=0)
+    value = below * value - (1 - below) * reconstruction - above * kl
     return Bound(value, reconstruction, kl)
 
 
@@ -193,7 +192,7 @@ def predictive_bound(
     if mean_power:
         factor = torch.exp(2 * mean_power * decoded_log_scale.detach()).expand_as(decoded)
         # Relative to the same target's average: a precise one is no less to be learned.
-        factor = factor / factor.flatten(0, -2).mean(0)
+        factor = factor / factor.mean((0, -2), keepdim=True)
         centre = decoded.detach()
         decoded = centre + factor * (decoded - centre)
     log_lik = gaussian_log_prob(v2, decoded, decoded_log_scale)
@@ -251,11 +250,15 @@ class NegativeBound(nn.Module):
         weight : Tensor of shape (*), optional
             Weight of each row, with mean one over the data.
         """
-        terms = self.bound(vae, v1, v2, eps, self.kl_weight, **self.params)
-        if weight is not None:
-            terms = [term * weight for term in terms]
-        value, reconstruction, kl = (term.mean() for term in terms)
-        return LossTerms(-value, reconstruction, kl)
+        return LossTerms(*(term.mean() for term in self.by_rows(vae, v1, v2, eps, weight)))
+
+    def by_rows(
+        self, vae: nn.Module, v1: Tensor, v2: Tensor, eps: Tensor, weight: Tensor | None = None
+    ) -> LossTerms:
+        """Return the same for each row, of shape (*); parameters as for :meth:`forward`."""
+        value, reconstruction, kl = self.bound(vae, v1, v2, eps, self.kl_weight, **self.params)
+        terms = LossTerms(-value, reconstruction, kl)
+        return terms if weight is None else LossTerms(*(weight * term for term in terms))
 
 
 class JointTerms(NamedTuple):
@@ -348,6 +351,20 @@ class JointLoss(nn.Module):
             Weight of each row in the cross-entropy, with mean one over the data; zero where
             there is no label.
         """
+        terms = self.by_rows(joint, v1, v2, eps, weight, label, label_weight)
+        return JointTerms(*(term.mean() for term in terms))
+
+    def by_rows(
+        self,
+        joint: nn.Module,
+        v1: Tensor,
+        v2: Tensor,
+        eps: Tensor,
+        weight: Tensor | None,
+        label: Tensor,
+        label_weight: Tensor | None = None,
+    ) -> JointTerms:
+        """Return the same for each row, of shape (*); parameters as for :meth:`forward`."""
         eps_z, eps_target = eps.split([joint.encoder.out_features, v2.shape[-1]], -1)
         loc, log_scale, z = _draw(joint, v1, eps_z)
         decoded, decoded_log_scale = joint.decoder.loc_and_log_scale(z)
@@ -362,18 +379,18 @@ class JointLoss(nn.Module):
         if feedback != 1:
             estimate = torch.lerp(estimate.detach(), estimate, feedback)
         log_p = joint.classify(v1, estimate).log_softmax(-1)  # (K, *, classes)
-        log_p = log_mean_exp(log_p).gather(-1, label[..., None])[..., 0]
+        cross_entropy = -log_mean_exp(log_p).gather(-1, label[..., None])[..., 0]
+        if label_weight is not None:
+            cross_entropy = label_weight * cross_entropy
 
         bound = log_mean_exp(log_lik) - self.kl_weight * kl
         terms = -bound, -log_lik.mean(0), kl
         if weight is not None:
-            terms = [term * weight for term in terms]
-        negative_bound, reconstruction, kl = (term.mean() for term in terms)
-        cross_entropy = -(log_p if label_weight is None else label_weight * log_p).mean()
+            terms = [weight * term for term in terms]
+        negative_bound, reconstruction, kl = terms
         penalty = torch.zeros_like(cross_entropy)
         if self.penalty and joint.training:
-            weights = (p for p in joint.classifier.parameters() if p.ndim > 1)
-            penalty = 0.5 * self.penalty * sum(p.square().sum() for p in weights)
+            penalty = penalty + 0.5 * self.penalty * joint.squared_weights().unsqueeze(-1)
         loss = cross_entropy + penalty
         if self.vae_weight > 0:
             loss = loss + self.vae_weight * negative_bound

@@ -52,7 +52,9 @@ def test_batches_hold_every_row_once(weighted):
     v1 = torch.arange(23.0)[:, None]
     weight = torch.linspace(0.5, 1.5, 23) if weighted else None
     generator = torch.Generator().manual_seed(0)
-    batches = TensorBatches(RowDataset(v1, 2 * v1, weight), 5, shuffle=True, generator=generator)
+    batches = TensorBatches(
+        RowDataset(v1, 2 * v1, weight), 5, shuffle=True, generators=[generator]
+    )
     orders = []
     for _ in range(2):
         parts = list(batches)

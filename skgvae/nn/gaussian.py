@@ -132,13 +132,11 @@ class GaussianMLP(nn.Module):
             self.log_scale = linear_layer(widths[-1], out_features)
             self.bound = SoftBound(min_scale, max_scale)
         else:
-            log_min = torch.as_tensor(min_scale, dtype=torch.float32).log()
+            log_min = torch.as_tensor(min_scale, dtype=torch.float32).log().expand(out_features)
             if noise == "isotropic":
-                log_min = log_min.max()
-            self.shared_log_scale = nn.Parameter(
-                torch.empty(out_features if noise == "homoscedastic" else 1)
-            )
-            self.register_buffer("min_log_scale", log_min)
+                log_min = log_min.max(0, keepdim=True).values
+            self.shared_log_scale = nn.Parameter(torch.empty(len(log_min)))
+            self.register_buffer("min_log_scale", log_min.clone())
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -231,7 +229,7 @@ class GaussianMLP(nn.Module):
             Positive weight of the negative log density in the loss.
         """
         gradient = self.shared_log_scale.grad / weight
-        n_tied = self.out_features // len(self.shared_log_scale)
+        n_tied = self.out_features // self.shared_log_scale.shape[-1]
         # r² is never negative, so no batch may shrink the variance by more than 1 - ρ.
         factor = (1 - rate * gradient / n_tied).clamp(min=1 - rate)
         self.shared_log_scale += 0.5 * factor.log()

@@ -195,3 +195,8 @@ class GaussianVAEClassifierModule(nn.Module):
         vectors = v1.expand(*shape, -1), v2_estimate
         logits = self.classifier(*(v.reshape(-1, v.shape[-1]).to(own_dtype) for v in vectors))
         return logits.view(*shape, -1).to(dtype)
+
+    def squared_weights(self) -> Tensor:
+        """Return the sum of the squared weights, not biases, of the classifier."""
+        weights = (p for p in self.classifier.parameters() if p.ndim > 1)
+        return sum((p.square().sum() for p in weights), torch.zeros(()))

@@ -1,0 +1,231 @@
+"""``n_init`` and ``n_estimators``: many models from one fit."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_diabetes, load_wine
+from skorch.callbacks import Callback
+from torch import nn
+
+from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
+from skgvae.likelihood import latent_draws
+
+FAST = {"max_epochs": 4, "hidden_layer_sizes": (8,), "n_draws": 64}
+
+
+@pytest.fixture(scope="module")
+def diabetes():
+    return load_diabetes(return_X_y=True)
+
+
+@pytest.fixture(scope="module")
+def ensemble(diabetes):
+    return GaussianVAERegressor(n_estimators=3, random_state=0, **FAST).fit(*diabetes)
+
+
+def alone(model, i, X, y):
+    """Return a model that holds one module of an ensemble, with its share of the draws."""
+    single = pickle.loads(pickle.dumps(model))
+    n_draws = -(-model.n_draws // len(model.modules_))
+    single.set_params(n_estimators=1, n_draws=n_draws)
+    single._keep_modules([i])
+    return single
+
+
+# The best of several starts
+
+
+def test_n_init_keeps_the_start_with_the_best_bound(iris):
+    vae = GaussianVAE(2, init="random", n_init=4, random_state=0, **FAST).fit(iris)
+    assert len(vae.modules_) == 1
+    starts = [record["modules"]["valid_loss"] for record in vae.net_.history]
+    assert np.shape(starts) == (4, 4)
+    own = [record["valid_loss"] for record in vae.history_]
+    best = np.argmin(np.min(starts, 0))
+    assert own == [losses[best] for losses in starts]
+    assert vae.best_epoch_ == np.argmin(own) + 1
+    assert len(set(starts[-1])) == 4
+
+
+def test_the_first_start_is_that_of_a_single_fit(iris):
+    # Seeds of further starts come after those of the first.
+    one = GaussianVAE(2, init="random", random_state=0, **FAST).fit(iris)
+    many = GaussianVAE(2, init="random", n_init=3, random_state=0, **FAST).fit(iris)
+    first = [record["modules"]["valid_loss"][0] for record in many.net_.history]
+    assert first == pytest.approx([record["valid_loss"] for record in one.history_], rel=1e-4)
+
+
+def test_more_starts_are_never_worse_on_the_held_out_rows(iris):
+    def best(n_init):
+        vae = GaussianVAE(2, init="random", n_init=n_init, random_state=1, **FAST).fit(iris)
+        return min(record["valid_loss"] for record in vae.history_)
+
+    assert best(4) <= best(1) + 1e-4
+
+
+def test_n_init_without_held_out_rows(iris):
+    params = {"init": "random", "early_stopping": False, "random_state": 0}
+    vae = GaussianVAE(2, n_init=3, **params, **FAST).fit(iris)
+    final = vae.net_.history[-1]["modules"]["train_loss"]
+    assert vae.history_[-1]["train_loss"] == min(final)
+
+
+# Ensembles
+
+
+def test_the_predictive_distribution_is_the_mixture_of_the_members(ensemble, diabetes):
+    X, y = diabetes
+    members = [alone(ensemble, i, X, y) for i in range(3)]
+    densities = [member.score_samples(X, y) for member in members]
+    mixture = np.logaddexp.reduce(densities, 0) - np.log(3)
+    np.testing.assert_allclose(ensemble.score_samples(X, y), mixture, rtol=1e-6)
+    means = np.array([member.predict(X) for member in members])
+    np.testing.assert_allclose(ensemble.predict(X), means.mean(0), rtol=1e-6)
+    stds = np.array([member.predict(X, return_std=True)[1] for member in members])
+    total = np.sqrt((stds**2).mean(0) + means.var(0))
+    np.testing.assert_allclose(ensemble.predict(X, return_std=True)[1], total, rtol=1e-6)
+    noise, latent = ensemble.predict_variance(X)
+    np.testing.assert_allclose(noise + latent, total**2, rtol=1e-6)
+    variance = ensemble.predict(X, return_cov=True)[1]
+    np.testing.assert_allclose(variance, total**2, rtol=1e-6)
+    assert means.std(0).min() > 0  # members differ
+
+
+def test_quantiles_and_draws_of_an_ensemble_agree(ensemble, diabetes):
+    X, _ = diabetes
+    quantiles = ensemble.predict_quantiles(X[:5], [0.1, 0.5, 0.9])
+    draws = ensemble.sample(X[:5], 20_000, random_state=0)
+    assert draws.shape == (20_000, 5)
+    below = (draws[:, :, None] < quantiles).mean(0)
+    np.testing.assert_allclose(below, np.tile([0.1, 0.5, 0.9], (5, 1)), atol=0.02)
+
+
+def test_the_latent_space_is_that_of_the_best_member(ensemble, diabetes):
+    X, y = diabetes
+    best = min(ensemble.net_.history, key=lambda record: min(record["modules"]["valid_loss"]))
+    i = int(np.argmin(best["modules"]["valid_loss"]))
+    assert [record["valid_loss"] for record in ensemble.history_] == [
+        record["modules"]["valid_loss"][i] for record in ensemble.net_.history
+    ]
+    np.testing.assert_array_equal(ensemble.transform(X), alone(ensemble, 0, X, y).transform(X))
+    assert ensemble.module_ is ensemble.modules_[0]
+    Z = ensemble.transform(X)
+    np.testing.assert_array_equal(ensemble.decode(Z), alone(ensemble, 0, X, y).decode(Z))
+
+
+def test_members_hold_out_rows_of_their_own(diabetes):
+    seen = []
+
+    class Watch(Callback):
+        def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+            seen.append((dataset_train._index.clone(), dataset_valid._index.clone()))
+
+    params = {"net_params": {"callbacks": [Watch()]}, **FAST}
+    GaussianVAERegressor(n_estimators=3, n_init=2, random_state=0, **params).fit(*diabetes)
+    train, valid = seen[0]
+    for e in range(3):  # two starts of one member see the same rows
+        assert torch.equal(train[2 * e], train[2 * e + 1])
+        together = torch.cat([train[2 * e], valid[2 * e]]).sort().values
+        assert torch.equal(together, torch.arange(442))
+    assert len({tuple(rows.sort().values.tolist()) for rows in valid}) == 3
+
+
+def test_an_ensemble_of_the_best_starts(diabetes):
+    params = {"n_estimators": 2, "n_init": 3, "random_state": 0, **FAST}
+    model = GaussianVAERegressor(**params).fit(*diabetes)
+    assert len(model.modules_) == 2
+    best = np.min([record["modules"]["valid_loss"] for record in model.net_.history], 0)
+    expected = min(best[:3]), min(best[3:])
+    assert min(record["valid_loss"] for record in model.history_) == min(expected)
+
+
+@pytest.mark.parametrize("labels", ["all", "few"])
+def test_class_probabilities_of_an_ensemble(labels):
+    X, y = load_wine(return_X_y=True)
+    y = np.where(np.arange(len(y)) % 3 > 0, -1, y) if labels == "few" else y
+    unlabeled = -1 if labels == "few" else None
+    params = {"n_estimators": 3, "unlabeled": unlabeled, "random_state": 0, **FAST}
+    model = GaussianVAEClassifier(**params).fit(X, y)
+    members = [alone(model, i, X, y).predict_proba(X) for i in range(3)]
+    np.testing.assert_allclose(model.predict_proba(X), np.mean(members, 0), rtol=1e-5)
+    assert np.std(members, 0).max() > 0
+
+
+def test_an_ensemble_of_the_users_classifier():
+    class Scores(nn.Module):
+        def __init__(self, n_features, n_target_features, n_classes):
+            super().__init__()
+            self.scores = nn.Linear(n_features + n_target_features, n_classes)
+            self.dropout = nn.Dropout(0.2)
+
+        def forward(self, v1, v2):
+            return self.scores(self.dropout(torch.cat([v1, v2], 1)))
+
+    X, y = load_wine(return_X_y=True)
+    params = {"n_estimators": 2, "random_state": 0, **FAST, "max_epochs": 20}
+    model = GaussianVAEClassifier(classifier=Scores, **params).fit(X, y)
+    assert model.score(X, y) > 0.9
+    again = GaussianVAEClassifier(classifier=Scores, **params).fit(X, y)
+    np.testing.assert_array_equal(model.predict_proba(X), again.predict_proba(X))
+
+
+def test_ensembles_survive_pickling_and_go_on(ensemble, diabetes):
+    X, y = diabetes
+    loaded = pickle.loads(pickle.dumps(ensemble))
+    np.testing.assert_array_equal(loaded.predict(X), ensemble.predict(X))
+    one = GaussianVAERegressor(random_state=0, **FAST).fit(X, y)
+    n_weights = sum(p.numel() for p in one.module_.parameters())
+    assert len(pickle.dumps(loaded)) < len(pickle.dumps(one)) + 2 * 4 * n_weights + 10_000
+    before = loaded.score_samples(X, y).mean()
+    for _ in range(5):
+        loaded.partial_fit(X, y)
+    assert len(loaded.modules_) == 3
+    assert loaded.score_samples(X, y).mean() > before
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_a_failed_continuation_leaves_every_member_as_it_was(method, diabetes):
+    class Fails(Callback):
+        fails = False
+
+        def on_epoch_end(self, net, **kwargs):
+            if self.fails:
+                raise RuntimeError("broken")
+
+    X, y = diabetes
+    callback = Fails()
+    params = {"warm_start": True, "net_params": {"callbacks": [callback]}, "random_state": 0}
+    model = GaussianVAERegressor(n_estimators=2, **params, **FAST).fit(X, y)
+    before = model.predict(X)
+    callback.fails = True
+    with pytest.raises(RuntimeError, match="broken"):
+        getattr(model, method)(X, y)
+    np.testing.assert_array_equal(model.predict(X), before)
+    callback.fails = False
+    model.partial_fit(X, y)
+    assert not np.array_equal(model.predict(X), before)
+
+
+def test_warm_start_goes_on_with_every_member(diabetes):
+    X, y = diabetes
+    params = {"n_estimators": 2, "random_state": 0, "warm_start": True, **FAST}
+    model = GaussianVAERegressor(**params).fit(X, y)
+    before = model.score_samples(X, y).mean()
+    assert model.set_params(max_epochs=40).fit(X, y).score_samples(X, y).mean() > before
+    assert len(model.modules_) == 2
+
+
+def test_draws_are_shared_out_between_the_members(ensemble, diabetes):
+    loc, scale = ensemble._predict_components(diabetes[0][:3])
+    assert loc.shape == scale.shape == (3 * 22, 3, 1)  # 64 draws for three
+    assert len(latent_draws(22, 8, 0)) == 22
+
+
+def test_partial_fit_from_the_start(diabetes):
+    X, y = diabetes
+    model = GaussianVAERegressor(n_estimators=3, random_state=0, **FAST)
+    scores = [model.partial_fit(X, y).score_samples(X, y).mean() for _ in range(10)]
+    assert len(model.modules_) == 3
+    assert scores[-1] > scores[0]

@@ -1,0 +1,266 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from skorch.helper import predefined_split
+from torch import nn
+
+from skgvae.batches import RowDataset, StackedRows, TensorBatches
+from skgvae.net import GaussianVAENet
+from skgvae.nn import (
+    ClassifierHead,
+    GaussianMLP,
+    GaussianVAEClassifierModule,
+    GaussianVAEModule,
+    StandardNormalPrior,
+)
+from skgvae.objectives import (
+    JointLoss,
+    NegativeBound,
+    elbo,
+    importance_weighted_bound,
+    predictive_bound,
+)
+from skgvae.stack import ModuleStack
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def make_modules(n=3, **params):
+    params = {"hidden_features": (5, 4), "min_noise": 0.1, **params}
+    modules = [GaussianVAEModule(4, 2, 3, generator=seeded(m), **params) for m in range(n)]
+    for m, module in enumerate(modules):  # at a random start, not at a special point
+        for parameter in module.parameters():
+            nn.init.normal_(parameter, std=0.7, generator=seeded(10 + m))
+    return modules
+
+
+def make_batch(n=3, rows=6, draws=5):
+    v1, v2 = torch.randn(n, rows, 4), torch.randn(n, rows, 3)
+    return v1, v2, torch.randn(draws, n, rows, 2), torch.rand(n, rows)
+
+
+class Wrapped(nn.Module):
+    """Hides a network from the written-out gradient, which knows GaussianMLP alone."""
+
+    def __init__(self, mlp):
+        super().__init__()
+        self.mlp = mlp
+        self.in_features, self.out_features = mlp.in_features, mlp.out_features
+        self.noise = mlp.noise
+
+    def loc_and_log_scale(self, x):
+        return self.mlp.loc_and_log_scale(x)
+
+
+class ShiftedPrior(StandardNormalPrior):
+    def __init__(self, latent_features):
+        super().__init__(latent_features)
+        self.shift = nn.Parameter(torch.randn(latent_features))
+
+    def log_prob(self, z):
+        return super().log_prob(z - self.shift)
+
+    def kl(self, loc, log_scale, z=None):
+        return super().kl(loc - self.shift, log_scale)
+
+
+def assert_same_terms_and_gradients(modules, criterion, batch):
+    """Hold the stack against its modules, one by one, with autograd's own gradient."""
+    alone = copy.deepcopy(modules)
+    stack = ModuleStack(modules)
+    v1, v2, eps, *others = batch
+    terms = criterion.by_rows(stack, v1, v2, eps, *others)
+    terms.loss.mean(-1).sum().backward()
+    gradients = dict(stack.stacked.named_parameters())
+    for m, module in enumerate(alone):
+        own = criterion(module, v1[m], v2[m], eps[:, m], *(other[m] for other in others))
+        own.loss.backward()
+        for name, term in own._asdict().items():
+            torch.testing.assert_close(getattr(terms, name)[m].mean(), term)
+        for name, parameter in module.named_parameters():
+            torch.testing.assert_close(gradients[name].grad[m], parameter.grad)
+            assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("noise", ["heteroscedastic", "homoscedastic", "isotropic"])
+@pytest.mark.parametrize("bound", [elbo, importance_weighted_bound, predictive_bound])
+def test_stack_equals_its_modules(bound, noise, n, float64):
+    modules = make_modules(n, noise=noise)
+    extra = {"mean_power": 0.5} if bound is predictive_bound else {}
+    criterion = NegativeBound(bound, kl_weight=0.3, **extra)
+    assert_same_terms_and_gradients(modules, criterion, make_batch(n))
+
+
+@pytest.mark.parametrize("hidden", [(), (5,), (5, 4, 3)])
+@pytest.mark.parametrize("linear", [True, False])
+def test_any_depth_with_and_without_linear_paths(hidden, linear, float64):
+    modules = make_modules(hidden_features=hidden, linear=linear)
+    assert_same_terms_and_gradients(modules, NegativeBound(elbo), make_batch())
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [nn.Identity, nn.Sigmoid, nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.ELU, nn.Softplus],
+)
+def test_any_activation(activation, float64):
+    modules = make_modules(activation=activation)
+    assert_same_terms_and_gradients(modules, NegativeBound(elbo), make_batch())
+
+
+def test_gelu_by_tanh_is_not_taken_for_the_exact_one(float64):
+    modules = make_modules(activation=lambda: nn.GELU(approximate="tanh"))
+    assert_same_terms_and_gradients(modules, NegativeBound(elbo), make_batch())
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_unknown_networks_and_priors_are_mapped(n, float64):
+    modules = make_modules(n, prior=None)
+    for module in modules:
+        module.encoder, module.decoder = Wrapped(module.encoder), Wrapped(module.decoder)
+        module.prior = ShiftedPrior(2)
+    criterion = NegativeBound(importance_weighted_bound, kl_weight=0.5)
+    assert_same_terms_and_gradients(modules, criterion, make_batch(n))
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_stack_of_joint_modules(n, float64):
+    modules = [
+        GaussianVAEClassifierModule(vae, ClassifierHead(4, 3, 2, hidden_features=(5,)))
+        for vae in make_modules(n)
+    ]
+    for module in modules:
+        for parameter in module.classifier.parameters():
+            nn.init.normal_(parameter)
+    v1, v2, _, weight = make_batch(n)
+    eps, label = torch.randn(5, n, 6, 2 + 3), torch.randint(2, (n, 6))
+    criterion = JointLoss(0.3, vae_weight=0.7, penalty=0.2, feedback=0.5)
+    batch = v1, v2, eps, weight, label, torch.rand(n, 6)
+    assert_same_terms_and_gradients(modules, criterion, batch)
+
+
+def test_modules_see_every_change_of_the_stack_and_the_stack_of_modules():
+    modules = make_modules()
+    stack = ModuleStack(modules)
+    with torch.no_grad():
+        stack.stacked.decoder.loc.bias.fill_(7.0)
+        modules[1].decoder.loc.bias.fill_(8.0)
+    assert [module.decoder.loc.bias[0].item() for module in modules] == [7.0, 8.0, 7.0]
+    assert stack.stacked.decoder.loc.bias[:, 0].tolist() == [7.0, 8.0, 7.0]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+def test_copies_of_a_stack_are_tied_too(copied):
+    stack = ModuleStack(make_modules())
+    other = copied(stack)
+    with torch.no_grad():
+        other.stacked.decoder.loc.bias.fill_(7.0)
+    assert other.members[2].decoder.loc.bias[0] == 7.0
+    assert stack.members[2].decoder.loc.bias[0] != 7.0
+
+
+def test_gradient_of_the_network_by_finite_differences(float64):
+    mlp = GaussianMLP(3, 2, (4,), min_scale=0.1)
+    stacked = ModuleStack([nn.ModuleDict({"encoder": mlp})])
+    part = stacked.stacked["encoder"]
+    from skgvae.stack import _fused
+
+    x = torch.randn(2, 1, 3, 3, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: _fused(part, x), (x,))
+
+
+def rows_of(seed, n=60):
+    generator = seeded(seed)
+    t = torch.randn(n, 1, generator=generator)
+    noise = torch.randn(n, 4, generator=generator)
+    return RowDataset(t + 0.3 * noise, t.expand(-1, 3) + 0.1, 0.5 + t.abs()[:, 0])
+
+
+def fit(modules, seeds, train, valid, **params):
+    params = {"max_epochs": 6, "batch_size": 16, "lr": 0.02, "patience": 3, **params}
+    params |= {"n_valid_draws": 2, "criterion__n_draws": 3}
+    net = GaussianVAENet(
+        copy.deepcopy(modules),
+        seed=seeds,
+        criterion__bound=importance_weighted_bound,
+        train_split=None if valid is None else predefined_split(StackedRows(valid)),
+        **params,
+    )
+    return net.fit(StackedRows(train))
+
+
+@pytest.mark.parametrize("noise", ["heteroscedastic", "homoscedastic"])
+@pytest.mark.parametrize("validated", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
+def test_members_are_trained_as_if_alone(shared, validated, noise):
+    modules, seeds = make_modules(noise=noise), [5, 6, 7]
+    if shared:  # subsets of one table
+        table = rows_of(0)
+        order = [torch.randperm(60, generator=seeded(m)) for m in range(3)]
+        train = [table.subset(o[10:]) for o in order]
+        valid = [table.subset(o[:10]) for o in order]
+    else:
+        train, valid = [rows_of(m, 50) for m in range(3)], [rows_of(9 + m, 10) for m in range(3)]
+    valid = valid if validated else None
+    together = fit(modules, seeds, train, valid)
+    for m in range(3):
+        alone = fit([modules[m]], [seeds[m]], [train[m]], None if valid is None else [valid[m]])
+        for name, weight in alone.module_.state_dict().items():
+            torch.testing.assert_close(
+                together.stack_.members[m].state_dict()[name], weight, rtol=1e-3, atol=1e-4
+            )
+        n_epochs = len(alone.history)
+        found = [record["modules"]["train_loss"][m] for record in together.history[:n_epochs]]
+        assert found == pytest.approx(alone.history[:, "train_loss"], rel=1e-4)
+
+
+def test_every_member_keeps_its_own_best_epoch():
+    modules = make_modules()
+    train, valid = [rows_of(m, 30) for m in range(3)], [rows_of(9 + m, 20) for m in range(3)]
+    net = fit(modules, [0, 1, 2], train, valid, max_epochs=80, lr=0.1, patience=80)
+    losses = torch.tensor([record["modules"]["valid_loss"] for record in net.history])
+    best = dict(net.callbacks_)["best_epoch"].best_epochs_
+    assert best.tolist() == (losses.argmin(0) + 1).tolist()
+    assert len(set(best.tolist())) > 1  # else the test shows little
+    found = net.evaluate_members(StackedRows(valid))["loss"]
+    assert found == pytest.approx(losses.min(0).values.numpy(), rel=1e-4)
+    assert net.final_losses() == pytest.approx(found, rel=1e-4)
+
+
+def test_a_member_that_fails_does_not_harm_the_others():
+    modules = make_modules()
+    with torch.no_grad():
+        modules[1].decoder.loc.weight.fill_(torch.nan)
+    train, valid = [rows_of(m) for m in range(3)], [rows_of(9 + m) for m in range(3)]
+    with pytest.warns(RuntimeWarning, match="not finite in epoch 1 for 1 of 3 modules"):
+        net = fit(modules, [5, 6, 7], train, valid)
+    alone = fit([modules[2]], [7], [train[2]], [valid[2]])
+    found = net.evaluate_members(StackedRows(valid))["loss"]
+    expected = alone.evaluate(valid[2])["loss"]
+    assert found[2] == pytest.approx(expected, rel=1e-3)
+
+
+def test_rows_of_several_models():
+    tables = [rows_of(m, 8) for m in range(2)]
+    parts = [tables[0].subset(torch.tensor([6, 1, 3])), tables[1].subset(torch.tensor([0, 7, 2]))]
+    stacked = StackedRows([parts[0], parts[1], parts[0]])
+    pick = torch.tensor([[0, 2], [1, 1], [2, 0]])
+    (v1, weight), v2 = stacked[pick]
+    for m, part in enumerate([parts[0], parts[1], parts[0]]):
+        (own, own_weight), own_target = part[pick[m]]
+        assert torch.equal(v1[m], own)
+        assert torch.equal(v2[m], own_target)
+        assert torch.equal(weight[m], own_weight)
+        assert part.weight.mean() == pytest.approx(1)
+
+
+def test_each_model_has_an_order_of_its_own():
+    rows = StackedRows([RowDataset(torch.arange(10.0)[:, None])] * 2)
+    batches = TensorBatches(rows, 4, shuffle=True, generators=[seeded(0), seeded(1)])
+    orders = torch.cat([v2[..., 0] for _, v2 in batches], 1)
+    assert [sorted(order) for order in orders.tolist()] == [list(range(10))] * 2
+    assert orders[0].tolist() != orders[1].tolist()
