@@ -417,7 +417,7 @@ class GaussianVAENet(NeuralNet):
                for g in generators]  # fmt: skip
         # Stacked first, then seen with the draws first: so a module's rows lie together.
         eps = torch.stack(eps).transpose(0, 1) if len(eps) > 1 else eps[0].unsqueeze(1)
-        terms = self.criterion_.by_rows(self.stack_, v1, v2, eps, *others)
+        terms = self.stack_.by_rows(self.criterion_, v1, v2, eps, *others)
         return type(terms)(*(term.mean(-1) for term in terms))
 
     def _clip_gradients(self):

@@ -256,8 +256,12 @@ class NegativeBound(nn.Module):
         self, vae: nn.Module, v1: Tensor, v2: Tensor, eps: Tensor, weight: Tensor | None = None
     ) -> LossTerms:
         """Return the same for each row, of shape (*); parameters as for :meth:`forward`."""
-        value, reconstruction, kl = self.bound(vae, v1, v2, eps, self.kl_weight, **self.params)
-        terms = LossTerms(-value, reconstruction, kl)
+        bound = self.bound(vae, v1, v2, eps, self.kl_weight, **self.params)
+        return self.weigh(bound, weight)
+
+    def weigh(self, bound: Bound, weight: Tensor | None = None) -> LossTerms:
+        """Return the terms of the loss, given the bound and the weight of each row."""
+        terms = LossTerms(-bound.value, bound.reconstruction, bound.kl)
         return terms if weight is None else LossTerms(*(weight * term for term in terms))
 
 

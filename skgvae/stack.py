@@ -11,27 +11,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from operator import attrgetter
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.func import functional_call, vmap
-from torch.nn import functional as F
 
-from .nn import GaussianMLP, StandardNormalPrior
+from .fused import FUSED_BOUNDS, fused_bound, fused_mlp, is_fusable, is_fusable_vae
+from .nn import StandardNormalPrior
+from .objectives import NegativeBound
 
 __all__ = ["ModuleStack"]
-
-_aten = torch.ops.aten
-# Each activation, and its gradient g given what went in (t) and what came out (h).
-_ACTIVATIONS = {
-    nn.Identity: (lambda t: t, lambda g, t, h: g),
-    nn.Sigmoid: (torch.sigmoid, lambda g, t, h: _aten.sigmoid_backward(g, h)),
-    nn.ReLU: (torch.relu, lambda g, t, h: _aten.threshold_backward(g, h, 0)),
-    nn.GELU: (F.gelu, lambda g, t, h: _aten.gelu_backward(g, t)),
-    nn.SiLU: (F.silu, lambda g, t, h: _aten.silu_backward(g, t)),
-    nn.Tanh: (torch.tanh, lambda g, t, h: _aten.tanh_backward(g, h)),
-}
 
 
 class ModuleStack(nn.Module):
@@ -101,6 +91,34 @@ class ModuleStack(nn.Module):
         """p(z) of all members."""
         return _Part(self, "prior")
 
+    def by_rows(
+        self, criterion: nn.Module, v1: Tensor, v2: Tensor, eps: Tensor, *others: Tensor | None
+    ) -> NamedTuple:
+        """Return ``criterion.by_rows(self, ...)``, by the shortest way.
+
+        Parameters
+        ----------
+        criterion : NegativeBound or JointLoss
+            The loss.
+        v1, v2 : Tensor of shape (M, n, features)
+            Input and target.
+        eps : Tensor of shape (K, M, n, features)
+            Standard normal draws.
+        *others : Tensor of shape (M, n) or None
+            What else the criterion takes.
+
+        Returns
+        -------
+        LossTerms or JointTerms
+            Each of shape (M, n).
+        """
+        known = type(criterion) is NegativeBound and criterion.bound in FUSED_BOUNDS
+        if not known or not is_fusable_vae(self.members[0]):
+            return criterion.by_rows(self, v1, v2, eps, *others)
+        params = {"kl_weight": criterion.kl_weight, **criterion.params}
+        bound = fused_bound(criterion.bound, self.stacked, v1, v2, eps, **params)
+        return criterion.weigh(bound, *others)
+
     def classify(self, v1: Tensor, v2_estimate: Tensor) -> Tensor:
         """Return the logits of all members, of shape (*, M, n, n_classes)."""
         axis = v2_estimate.ndim - 3
@@ -134,8 +152,8 @@ class _Part:
 
     def loc_and_log_scale(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mlp, axis = self.parts[0], x.ndim - 3
-        if _is_fusable(mlp):
-            return _fused(self.stacked, x)
+        if is_fusable(mlp):
+            return fused_mlp(self.stacked, x)
         method = "loc_and_log_scale"
         loc, log_scale = self._call(method, (x,), (axis,), (axis, axis), _broadcast_scale)
         return loc, log_scale
@@ -193,107 +211,6 @@ def _call_members(members, stacked, name, args, in_axes, out_axes, wrap=lambda o
 def _broadcast_scale(out):
     loc, log_scale = out
     return loc, log_scale.expand_as(loc)
-
-
-# A multi-layer perceptron of all members as one operation. Its gradient is written out: on
-# small networks the bookkeeping of autograd costs as much as the arithmetic.
-
-
-def _is_fusable(mlp: nn.Module) -> bool:
-    if type(mlp) is not GaussianMLP:
-        return False
-    activations = {type(layer) for layer in mlp.hidden[1::2]}
-    exact = all(getattr(layer, "approximate", "none") == "none" for layer in mlp.hidden)
-    return exact and len(activations) <= 1 and activations <= set(_ACTIVATIONS)
-
-
-def _fused(mlp: GaussianMLP, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return μ and log σ of all members, given a network with stacked weights."""
-    n_draws = x.shape[:-3]
-    rows = x.movedim(-3, 0).flatten(1, -2)  # (M, n, in_features)
-    layers = list(mlp.hidden)
-    weights = [w for layer in layers[::2] for w in (layer.weight, layer.bias)]
-    weights += [mlp.loc.weight, mlp.loc.bias]
-    if mlp.linear is not None:
-        weights.append(mlp.linear.weight)
-    bounds = None
-    if mlp.noise == "heteroscedastic":
-        weights += [mlp.log_scale.weight, mlp.log_scale.bias]
-        n_members = len(mlp.loc.bias)
-        bounds = (mlp.bound.centre, mlp.bound.half_width)
-        bounds = tuple(bound.view(n_members, 1, -1) for bound in bounds)
-    activation = type(layers[1]) if layers else nn.Identity
-    plan = len(layers) // 2, activation, mlp.linear is not None, bounds
-    out = _FusedMLP.apply(plan, rows, *weights)
-    out = [part.unflatten(1, (*n_draws, -1)).movedim(0, -3) for part in out]
-    if bounds is None:
-        lift = (mlp.min_log_scale - mlp.shared_log_scale).clamp(min=0)
-        out.append((mlp.shared_log_scale + lift.detach()).unsqueeze(-2))  # (M, 1, features)
-    return tuple(out)
-
-
-class _FusedMLP(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, plan, x, *weights):
-        n_hidden, activation, linear, bounds = plan
-        function, _ = _ACTIVATIONS[activation]
-        h, states = x, []
-        for i in range(n_hidden):
-            t = _affine(h, *weights[2 * i : 2 * i + 2])
-            h = function(t)
-            states += [t, h]
-        heads = weights[2 * n_hidden :]
-        weight, bias = heads[:2]
-        if bounds is not None:  # both heads in one product
-            weight, bias = torch.cat([weight, heads[-2]], 1), torch.cat([bias, heads[-1]], 1)
-        out = _affine(h, weight, bias)
-        n_out = heads[0].shape[1]
-        loc = out[..., :n_out]
-        if linear:
-            loc = torch.baddbmm(loc, x, heads[2].mT)
-        ctx.plan = plan
-        if bounds is None:
-            ctx.save_for_backward(x, weight, *states, *weights)
-            return (loc,)
-        centre, half_width = bounds
-        squashed = out[..., n_out:].sub(centre).div_(half_width).tanh_()
-        ctx.save_for_backward(x, weight, *states, *weights, squashed)
-        return loc, torch.addcmul(centre, half_width, squashed)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, *grads):
-        n_hidden, activation, linear, bounds = ctx.plan
-        _, derivative = _ACTIVATIONS[activation]
-        x, weight, *saved = ctx.saved_tensors
-        states, weights = saved[: 2 * n_hidden], saved[2 * n_hidden :]
-        needs_x = ctx.needs_input_grad[1]
-        g_loc = g = grads[0]
-        if bounds is not None:
-            g = torch.cat([g_loc, _aten.tanh_backward(grads[1], weights[-1])], -1)
-        h = states[-1] if n_hidden else x
-        g_weight, g_bias = torch.bmm(g.mT, h), g.sum(1)
-        n_out = g_loc.shape[-1]
-        heads = [g_weight[:, :n_out], g_bias[:, :n_out]]
-        if linear:
-            heads.append(torch.bmm(g_loc.mT, x))
-        if bounds is not None:
-            heads += [g_weight[:, n_out:], g_bias[:, n_out:]]
-        g_x = torch.bmm(g, weight) if n_hidden or needs_x else None
-        layers = []
-        for i in reversed(range(n_hidden)):
-            t, h = states[2 * i : 2 * i + 2]
-            below = states[2 * i - 1] if i else x
-            g = derivative(g_x, t, h)
-            layers = [torch.bmm(g.mT, below), g.sum(1), *layers]
-            g_x = torch.bmm(g, weights[2 * i]) if i or needs_x else None
-        if needs_x and linear:
-            g_x = torch.baddbmm(g_x, g_loc, weights[2 * n_hidden + 2])
-        return None, g_x, *layers, *heads
-
-
-def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
 
 
 def _named_tensors(members):

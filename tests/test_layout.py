@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "objectives": TORCH_ONLY,
     "batches": TORCH_ONLY,
     "likelihood": {*TORCH_ONLY, "nn", "objectives"},
-    "stack": {*TORCH_ONLY, "nn"},
+    "fused": {*TORCH_ONLY, "nn", "objectives"},
+    "stack": {*TORCH_ONLY, "fused", "nn", "objectives"},
     "net": {
         *TORCH_ONLY,
         "numpy",

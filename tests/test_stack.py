@@ -7,6 +7,7 @@ from skorch.helper import predefined_split
 from torch import nn
 
 from skgvae.batches import RowDataset, StackedRows, TensorBatches
+from skgvae.fused import fused_mlp
 from skgvae.net import GaussianVAENet
 from skgvae.nn import (
     ClassifierHead,
@@ -73,7 +74,7 @@ def assert_same_terms_and_gradients(modules, criterion, batch):
     alone = copy.deepcopy(modules)
     stack = ModuleStack(modules)
     v1, v2, eps, *others = batch
-    terms = criterion.by_rows(stack, v1, v2, eps, *others)
+    terms = stack.by_rows(criterion, v1, v2, eps, *others)
     terms.loss.mean(-1).sum().backward()
     gradients = dict(stack.stacked.named_parameters())
     for m, module in enumerate(alone):
@@ -94,6 +95,25 @@ def test_stack_equals_its_modules(bound, noise, n, float64):
     extra = {"mean_power": 0.5} if bound is predictive_bound else {}
     criterion = NegativeBound(bound, kl_weight=0.3, **extra)
     assert_same_terms_and_gradients(modules, criterion, make_batch(n))
+
+
+@pytest.mark.parametrize("kl_weight", [0.0, 1.0, 1.7])
+@pytest.mark.parametrize("bound", [elbo, importance_weighted_bound])
+def test_any_weight_of_the_divergence(bound, kl_weight, float64):
+    criterion = NegativeBound(bound, kl_weight)
+    assert_same_terms_and_gradients(make_modules(), criterion, make_batch())
+
+
+@pytest.mark.parametrize("bound", [elbo, importance_weighted_bound, predictive_bound])
+def test_a_weight_of_the_divergence_for_each_member(bound, float64):
+    modules, batch, weights = make_modules(), make_batch(), [0.2, 1.0, 1.5]
+    terms = ModuleStack(modules).by_rows(
+        NegativeBound(bound, torch.tensor(weights)[:, None]), *batch
+    )
+    for m, weight in enumerate(weights):
+        v1, v2, eps, row_weight = batch[0][m], batch[1][m], batch[2][:, m], batch[3][m]
+        own = NegativeBound(bound, weight).by_rows(modules[m], v1, v2, eps, row_weight)
+        torch.testing.assert_close(terms.loss[m], own.loss)
 
 
 @pytest.mark.parametrize("hidden", [(), (5,), (5, 4, 3)])
@@ -167,10 +187,8 @@ def test_gradient_of_the_network_by_finite_differences(float64):
     mlp = GaussianMLP(3, 2, (4,), min_scale=0.1)
     stacked = ModuleStack([nn.ModuleDict({"encoder": mlp})])
     part = stacked.stacked["encoder"]
-    from skgvae.stack import _fused
-
     x = torch.randn(2, 1, 3, 3, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: _fused(part, x), (x,))
+    assert torch.autograd.gradcheck(lambda x: fused_mlp(part, x), (x,))
 
 
 def rows_of(seed, n=60):
