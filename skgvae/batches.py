@@ -130,6 +130,13 @@ class StackedRows(Dataset):
             setattr(moved, name, _to(getattr(self, name), device))
         return moved
 
+    def keep_(self, models: Tensor) -> None:
+        """Go on with the rows of these models alone."""
+        self.n_members = len(models)
+        for name in ("_index", "weight", "label_weight"):
+            tensor = getattr(self, name)
+            setattr(self, name, None if tensor is None else tensor[models])
+
     def __getitem__(self, rows) -> tuple[tuple, Tensor]:
         """Return ((v1, weight[, label, label_weight]), v2) with an axis for the models.
 

@@ -7,7 +7,6 @@ callbacks, history, checkpoints) and records once an epoch.
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 
@@ -56,8 +55,9 @@ class BestEpoch(Callback):
     ends after ``patience`` epochs without a better one, or at the first loss that is not
     finite; then, and at every other end, the best weights are put back.
 
-    Of several modules that are trained together each has its own best epoch, and training
-    ends when it has ended for all. ``best_epochs_`` and ``best_losses_`` have one entry each.
+    Of several modules that are trained together each has its own best epoch; those for which
+    training has ended are dropped from the stack until it has ended for all. ``best_epochs_``
+    and ``best_losses_`` have one entry each.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ class BestEpoch(Callback):
         self.best_losses_ = np.full(n_modules, math.inf)
         self.best_epochs_ = np.full(n_modules, len(net.history))
         self.in_training_ = np.full(n_modules, True)
-        self._best_state = copy.deepcopy(net.stack_.state_dict())
+        self._best_state = {name: w.detach().clone() for name, w in net.stack_.named_tensors()}
 
     def on_epoch_begin(self, net, dataset_valid=None, **kwargs):
         if dataset_valid is not None and np.isinf(self.best_losses_).all():
@@ -87,7 +87,7 @@ class BestEpoch(Callback):
 
     def on_epoch_end(self, net, dataset_valid=None, **kwargs):
         epoch, terms = len(net.history), net.member_terms_
-        finite = self._are_finite(net, terms)
+        finite = self._are_finite(net, terms) | ~self.in_training_
         lost = self.in_training_ & ~finite
         if lost.any():
             of_several = f" for {lost.sum()} of {len(lost)} modules" if len(lost) > 1 else ""
@@ -110,24 +110,27 @@ class BestEpoch(Callback):
         if self.patience is not None:
             self.in_training_ &= epoch - self.best_epochs_ < self.patience
         net.stop_training_ = not self.in_training_.any()
+        if not net.stop_training_:
+            net.drop_members(self.in_training_)
 
     def on_train_end(self, net, X=None, y=None, **kwargs):
-        if np.any(self.best_epochs_ != len(net.history)):
-            net.stack_.load_state_dict(self._best_state)
+        net.restore_members(self._best_state)
         del self._best_state
 
     def _keep(self, net, which, epoch):
         self.best_epochs_[which] = epoch
-        which = torch.from_numpy(np.flatnonzero(which)).to(net.device)
-        for name, weights in net.stack_.state_dict().items():
-            self._best_state[name][which] = weights[which]
+        to = torch.from_numpy(np.flatnonzero(which)).to(net.device)
+        rows = torch.from_numpy(np.flatnonzero(which[net.in_stack_])).to(net.device)
+        for name, weights in net.stack_.named_tensors():
+            self._best_state[name][to] = weights.detach()[rows]
 
     def _are_finite(self, net, terms):
         finite = np.isfinite(terms["train"]["loss"])
         if "valid" in terms:  # which saw the last weights
             return finite & np.isfinite(terms["valid"]["loss"])
         sums = [p.detach().flatten(1).sum(1) for p in net.stack_.parameters()]
-        return finite & torch.stack(sums).sum(0).isfinite().cpu().numpy()
+        finite[net.in_stack_] &= torch.stack(sums).sum(0).isfinite().cpu().numpy()
+        return finite
 
 
 class ProgressBar(Callback):
@@ -252,6 +255,7 @@ class GaussianVAENet(NeuralNet):
             super().initialize_module()
             members = [self.module_]
         self.stack_ = ModuleStack([member.to(self.device) for member in members])
+        self.in_stack_ = np.arange(len(members))
         return self
 
     def initialize_optimizer(self, triggered_directly=None):
@@ -262,7 +266,9 @@ class GaussianVAENet(NeuralNet):
 
     def get_split_datasets(self, X, y=None, **fit_params):
         train, valid = super().get_split_datasets(X, y, **fit_params)
-        return self._stacked(train), None if valid is None else self._stacked(valid)
+        train, valid = self._stacked(train), None if valid is None else self._stacked(valid)
+        self._datasets = [rows for rows in (train, valid) if rows is not None]
+        return train, valid
 
     def _stacked(self, rows):
         rows = StackedRows([rows]) if isinstance(rows, RowDataset) else rows
@@ -302,6 +308,7 @@ class GaussianVAENet(NeuralNet):
                 )
         finally:
             del self._generators, self._trained_parameters
+            self._datasets = []
         return self
 
     def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
@@ -317,8 +324,8 @@ class GaussianVAENet(NeuralNet):
         terms = self._mean_terms(iterator, training, step_fn, self._notify_batches)
         self.member_terms_[prefix] = terms
         for name, values in terms.items():
-            self.history.record(f"{prefix}_{name}", float(values.mean()))
-        if len(self.stack_) > 1:
+            self.history.record(f"{prefix}_{name}", float(values[self.in_stack_].mean()))
+        if len(values) > 1:
             known = self.history[-1].get("modules", {})
             own = {f"{prefix}_{name}": values.tolist() for name, values in terms.items()}
             self.history.record("modules", known | own)
@@ -332,8 +339,45 @@ class GaussianVAENet(NeuralNet):
         best = dict(self.callbacks_).get("best_epoch")
         if best is not None and np.isfinite(best.best_losses_).any():
             return best.best_losses_
-        terms = getattr(self, "member_terms_", {}).get("train")
-        return np.full(len(self.stack_), math.inf) if terms is None else terms["loss"]
+        terms = getattr(self, "member_terms_", {}).get("train", {})
+        loss = terms.get("loss", np.full(len(self.stack_), math.inf))
+        return np.where(np.isnan(loss), math.inf, loss)
+
+    def drop_members(self, which: np.ndarray) -> None:
+        """Go on without the modules for which training has ended.
+
+        Parameters
+        ----------
+        which : ndarray of bool, of shape (n_modules,)
+            The modules that go on.
+        """
+        which = which[self.in_stack_]
+        if which.all():
+            return
+        self.in_stack_ = self.in_stack_[which]
+        rows = torch.from_numpy(np.flatnonzero(which)).to(self.device)
+        for state in self.optimizer_.state.values():
+            state.update({k: v[rows] for k, v in state.items() if v.ndim})
+        self.stack_.keep_(rows)
+        for dataset in self._datasets:
+            dataset.keep_(rows)
+        # In place: the iterator holds the same list.
+        self._generators[:] = [g for g, kept in zip(self._generators, which, strict=True) if kept]
+
+    def restore_members(self, state: dict[str, torch.Tensor]) -> None:
+        """Put all modules back, with these stacked weights.
+
+        Parameters
+        ----------
+        state : dict of Tensor
+            As in :meth:`~skgvae.stack.ModuleStack.named_tensors`.
+        """
+        n_modules = len(next(iter(state.values())))
+        some_ended = len(self.in_stack_) < n_modules
+        self.in_stack_ = np.arange(n_modules)
+        self.stack_.restore_(state)
+        if some_ended:  # the optimizer has forgotten them
+            self.initialize_optimizer()
 
     def evaluate(self, dataset) -> dict[str, float]:
         """Return the loss of a data set and its parts, in nats a row.
@@ -344,7 +388,7 @@ class GaussianVAENet(NeuralNet):
             Rows in the units in which the module was trained.
         """
         terms = self.evaluate_members(dataset)
-        return {name: float(values.mean()) for name, values in terms.items()}
+        return {name: float(np.nanmean(values)) for name, values in terms.items()}
 
     def evaluate_members(self, dataset) -> dict[str, np.ndarray]:
         """Return the same for each of several modules, as arrays of shape (n_modules,)."""
@@ -368,7 +412,8 @@ class GaussianVAENet(NeuralNet):
                 self._record_batch(_of_first(batch), training, step)
         # Only here are numbers read from the device: once an epoch.
         terms = torch.stack(terms).detach().unflatten(0, (len(n_rows), -1)).cpu().double().numpy()
-        means = np.average(terms, axis=0, weights=n_rows)  # (n_terms, n_modules)
+        means = np.full((terms.shape[1], len(self.stack_.all_members)), math.nan)
+        means[:, self.in_stack_] = np.average(terms, axis=0, weights=n_rows)
         return dict(zip(step["terms"]._fields, means, strict=True))
 
     def _record_batch(self, batch, training, step):
@@ -451,7 +496,8 @@ class GaussianVAENet(NeuralNet):
 
     def _seeded_generators(self, offset=0):
         seeds = self.seed if isinstance(self.seed, (list, tuple)) else [self.seed]
-        return [torch.Generator(self.device).manual_seed(seed + offset) for seed in seeds]
+        seeds = [seeds[i] + offset for i in self.in_stack_]
+        return [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
 
 
 def _of_first(batch):

@@ -9,7 +9,7 @@ belong to all members have the stack as their third axis from the right: rows of
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -50,7 +50,8 @@ class ModuleStack(nn.Module):
 
     def __init__(self, members: Sequence[nn.Module]):
         super().__init__()
-        self.members = tuple(members)  # not registered: their weights are those of the stack
+        # Tuples, not registered: their weights are those of the stack.
+        self.all_members = self.members = tuple(members)
         self.stacked = copy.deepcopy(members[0])
         for name, tensors in _named_tensors(members):
             owner, attribute = _owner(self.stacked, name)
@@ -129,6 +130,28 @@ class ModuleStack(nn.Module):
     def squared_weights(self) -> Tensor:
         """Return the sum of the squared weights of each member's classifier, of shape (M,)."""
         return _call_members(self.members, self.stacked, "squared_weights", (), (), 0)
+
+    def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield name and tensor of all stacked parameters and buffers."""
+        yield from self.stacked.named_parameters()
+        yield from self.stacked.named_buffers()
+
+    @torch.no_grad()
+    def keep_(self, rows: Tensor) -> None:
+        """Go on with these members alone; parameters stay the objects that they are."""
+        self.members = tuple(self.members[i] for i in rows.tolist())
+        for _, tensor in self.named_tensors():
+            tensor.data = tensor.data[rows]
+        self.tie()
+
+    @torch.no_grad()
+    def restore_(self, state: dict[str, Tensor]) -> None:
+        """Put all members back, with these weights for :meth:`named_tensors`."""
+        self.members = self.all_members
+        for name, tensor in self.named_tensors():
+            tensor.data = state[name]
+            tensor.grad = None
+        self.tie()
 
     @torch.no_grad()
     def tie(self) -> None:

@@ -1,4 +1,5 @@
 import copy
+import math
 import pickle
 
 import pytest
@@ -247,6 +248,26 @@ def test_every_member_keeps_its_own_best_epoch():
     found = net.evaluate_members(StackedRows(valid))["loss"]
     assert found == pytest.approx(losses.min(0).values.numpy(), rel=1e-4)
     assert net.final_losses() == pytest.approx(found, rel=1e-4)
+
+
+def test_members_that_are_done_are_dropped_and_change_nothing():
+    modules, seeds = make_modules(), [0, 1, 2]
+    train, valid = [rows_of(m, 30) for m in range(3)], [rows_of(9 + m, 20) for m in range(3)]
+    params = {"max_epochs": 80, "lr": 0.1, "patience": 4}
+    net = fit(modules, seeds, train, valid, **params)
+    lengths = [
+        sum(not math.isnan(record["modules"]["valid_loss"][m]) for record in net.history)
+        for m in range(3)
+    ]
+    assert min(lengths) < max(lengths) == len(net.history)  # else the test shows little
+    for m in range(3):
+        alone = fit([modules[m]], [seeds[m]], [train[m]], [valid[m]], **params)
+        assert len(alone.history) == lengths[m]
+        for name, weight in alone.module_.state_dict().items():
+            found = net.stack_.members[m].state_dict()[name]
+            torch.testing.assert_close(found, weight, rtol=1e-2, atol=1e-3)
+    net.partial_fit(StackedRows(train), epochs=1)  # all go on
+    assert not any(map(math.isnan, net.history[-1]["modules"]["train_loss"]))
 
 
 def test_a_member_that_fails_does_not_harm_the_others():
