@@ -29,7 +29,7 @@ def hand_written(X, n_epochs, batch_size, n_components, n_train_draws):
             batch = x[rows]
             eps = torch.randn(n_train_draws, len(rows), n_components)
             optimizer.zero_grad()
-            loss(vae, batch, batch, eps).value.backward()
+            loss(vae, batch, batch, eps).loss.backward()
             torch.nn.utils.clip_grad_norm_(vae.parameters(), 10.0)
             optimizer.step()
 

@@ -40,7 +40,6 @@ INITS = ("factor_analysis", "random")
 DTYPES = [np.float64, np.float32]
 
 MIN_NOISE = 0.01
-LEARNING_RATE = 5e-3
 MIN_EPOCHS, MANY_EPOCHS = 10, 100
 MIN_VALIDATION_ROWS = 3
 # Only these: decay would pull the linear paths, biases and noise away from the data.
@@ -91,7 +90,8 @@ class BaseGaussianVAE(
         "net_params": [dict, None],
     }
 
-    # How long to train where max_epochs is "auto".
+    # What "auto" means: the learning rate, and how long to train.
+    _learning_rate = 5e-3
     _n_steps = 1000
     _n_rows_seen = 1_000_000
 
@@ -308,7 +308,7 @@ class BaseGaussianVAE(
             "batch_size": int(batch_size),
             "max_epochs": int(max_epochs),
             "patience": None if valid is None else int(patience),
-            "lr": LEARNING_RATE if self.lr == "auto" else float(self.lr),
+            "lr": self._learning_rate if self.lr == "auto" else float(self.lr),
             "criterion__kl_weight": float(self.kl_weight),
             "criterion__n_draws": int(self.n_train_draws),
             "n_valid_draws": 1 if valid is None else self._choose_n_valid_draws(len(valid)),

@@ -74,7 +74,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         Rows in a step. "auto" is a sixteenth of the rows, between 16 and 512.
     lr : float or "auto", default="auto"
         Largest learning rate of AdamW; it rises over the first 5 % of the steps and falls as
-        half a cosine. "auto" is 0.005.
+        half a cosine. "auto" is 0.02.
     weight_decay : float, default=0.0
         Weight decay of AdamW on the weights of the hidden layers.
     early_stopping : bool, default=True
@@ -92,7 +92,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     n_init : int, default=1
         Number of starts, trained at once, of which that with the best validation loss (without
         held-out rows: training loss) is kept.
-    n_estimators : int, default=1
+    n_estimators : int, default=5
         Number of models, each with its own start, held-out rows and order of rows, trained at
         once: a deep ensemble [3]_. Predictions are those of their mixture with equal weights;
         the latent space is that of the model with the best validation loss.
@@ -173,6 +173,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     (442, 2)
     """
 
+    _learning_rate = 0.02
     _n_steps = 2000
     _n_rows_seen = 4_000_000
     _parameter_constraints: dict = {
@@ -202,7 +203,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         patience="auto",
         n_draws=256,
         n_init=1,
-        n_estimators=1,
+        n_estimators=5,
         warm_start=False,
         device="auto",
         random_state=None,

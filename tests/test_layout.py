@@ -160,6 +160,7 @@ def test_shared_parameters_are_described_alike():
             "max_epochs",
             "n_draws",
             # of the classifier
+            "lr",
             "n_estimators",
             "classifier",
             "class_weight",

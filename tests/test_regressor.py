@@ -16,8 +16,19 @@ from sklearn.preprocessing import StandardScaler
 from skgvae import GaussianVAERegressor, PosteriorCollapseWarning
 from skgvae.metrics import coverage_score
 
-FAST = {"max_epochs": 5, "hidden_layer_sizes": (8,), "n_draws": 64, "random_state": 0}
-LINEAR = {"hidden_layer_sizes": (), "noise": "homoscedastic", "n_train_draws": 1}
+FAST = {
+    "max_epochs": 5,
+    "hidden_layer_sizes": (8,),
+    "n_draws": 64,
+    "n_estimators": 1,
+    "random_state": 0,
+}
+LINEAR = {
+    "hidden_layer_sizes": (),
+    "noise": "homoscedastic",
+    "n_train_draws": 1,
+    "n_estimators": 1,
+}
 
 
 @pytest.fixture(scope="module")
