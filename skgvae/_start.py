@@ -8,7 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from sklearn.utils import gen_batches
 
-MAX_MIXTURE_ROWS = 10_000
+MAX_MIXTURE_ROWS = 5_000
 MAX_MIXTURE_COMPONENTS = 8
 # Largest share of the decoder's noise in the average covariance of the components. The bound
 # is the nearer to the log-likelihood, the smaller it is; training goes the better, the larger.
@@ -167,10 +167,12 @@ def mixture_of_factors(X, n_factors, floor, isotropic=False, weight=None, **para
 
     Parameters
     ----------
-    X, n_factors, isotropic, weight
+    X, n_factors
         As for :func:`factor_analysis`.
     floor : ndarray of shape (n_features,)
         Smallest noise variance.
+    isotropic, weight
+        As for :func:`factor_analysis`.
     **params
         Further parameters of :func:`gaussian_mixture`.
 
@@ -217,7 +219,12 @@ def _enlarged(covariances, noise_variance):
 
 def _fit_mixture(X, n_components, covariance_type, floor, seed):
     # Its BIC, weights, means and covariances, with the floor in them.
-    model = GaussianMixture(n_components, covariance_type=covariance_type, random_state=seed)
+    model = GaussianMixture(
+        n_components,
+        covariance_type=covariance_type,
+        reg_covar=1e-6 * max(X.var(0).max(), 1e-6),  # scikit-learn's is for columns of variance 1
+        random_state=seed,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(X)

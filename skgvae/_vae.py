@@ -61,7 +61,7 @@ class GaussianVAE(BaseGaussianVAE):
         Start of training. With "factor_analysis" the model starts as scikit-learn's
         FactorAnalysis of the training rows (as probabilistic PCA for isotropic noise), and
         the validation bound never ends below it. "mixture" needs ``prior="mixture"``: the
-        model starts as a GaussianMixture of the training rows (of 10 000 where there are
+        model starts as a GaussianMixture of the training rows (of 5000 where there are
         more), less sharp where a component holds less noise than the decoder, whose variance
         starts the same everywhere. With fewer components than columns it is a mixture in the
         plane of FactorAnalysis, a mixture of factor analysers with common loadings.

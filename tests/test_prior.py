@@ -300,6 +300,13 @@ def test_factor_analysis_start_with_a_mixture_is_near_it(cancer):
     assert scores[2] != scores[0]
 
 
+def test_start_in_the_units_of_the_input_without_standardisation(blobs):
+    X = 1e4 * standardise(blobs)
+    vae = GaussianVAE(**MIXTURE, standardize=False, min_noise=1.0, max_epochs=0).fit(X)
+    same = GaussianVAE(**MIXTURE, min_noise=1e-4, max_epochs=0).fit(X)
+    assert vae.score(X) == pytest.approx(same.score(X), abs=0.05)
+
+
 def test_weights_move_the_mixture(blobs):
     clusters = GaussianMixture(3, random_state=0).fit_predict(standardise(blobs))
     weight = np.array([1.0, 2.0, 5.0])[clusters]
