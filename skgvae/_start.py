@@ -5,7 +5,16 @@ import warnings
 import numpy as np
 from sklearn.decomposition import FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
 from sklearn.utils import gen_batches
+
+MAX_MIXTURE_ROWS = 5_000
+MAX_MIXTURE_COMPONENTS = 8
+# Largest share of the decoder's noise in the average covariance of the components. The bound
+# is the nearer to the log-likelihood, the smaller it is; training goes the better, the larger.
+NOISE_SHARE = 0.5
+# What a component's variance without the noise is at least, in units of the noise.
+MIN_SIGNAL = 0.1
 
 
 def factor_analysis(X, n_factors, weight=None, isotropic=False):
@@ -72,3 +81,170 @@ def _mean_and_covariance(X, weight):
         centred = X[rows] - mean
         covariance += centred.T @ (centred if weight is None else centred * weight[rows, None])
     return mean, covariance / n
+
+
+def gaussian_mixture(X, floor, n_components=None, weight=None, seed=0):
+    """Fit a mixture of Gaussians to the rows, or to a sample of them.
+
+    The Bayesian information criterion chooses whether covariances are full, the same for all
+    components, or diagonal, and the number of components.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Rows.
+    floor : ndarray of shape (n_features,)
+        Noise variance that every component contains.
+    n_components : int, optional
+        Number of components; None tries up to 8.
+    weight : ndarray of shape (n_samples,), optional
+        Row weights: the sample has rows in proportion to them.
+    seed : int
+        Seed of the EM algorithm's start.
+
+    Returns
+    -------
+    weights : ndarray of shape (n_components,)
+    means : ndarray of shape (n_components, n_features)
+    covariances : ndarray of shape (n_components, n_features, n_features)
+    """
+    X = _sample(X, weight).astype(np.float64)
+    if n_components is None:
+        numbers = range(1, min(MAX_MIXTURE_COMPONENTS, len(X)) + 1)
+    else:
+        numbers = [min(n_components, len(X))]
+    fits = [
+        _fit_mixture(X, n, covariance_type, floor, seed)
+        for covariance_type in ("full", "tied", "diag")
+        for n in numbers
+    ]
+    return min(fits, key=lambda fit: fit[0])[1:]
+
+
+def mixture_of_columns(X, floor, isotropic=False, **params):
+    """Fit a mixture of Gaussians and write it as a model with as many latents as features.
+
+    Its covariances are split into a noise variance for each feature, the same for all
+    components, and the rest, that of z. A component that holds less noise is enlarged.
+
+    Parameters
+    ----------
+    X, floor
+        As for :func:`gaussian_mixture`.
+    isotropic : bool
+        One noise variance for all features.
+    **params
+        Further parameters of :func:`gaussian_mixture`.
+
+    Returns
+    -------
+    loadings, noise_variance, mean
+        As for :func:`factor_analysis`.
+    weights, means, covariances
+        As for :func:`gaussian_mixture`, of z.
+    """
+    weights, means, covariances = gaussian_mixture(X, floor, **params)
+    average = np.einsum("c,cij->ij", weights, covariances)
+    noise = np.maximum(floor, _noise_within(average, isotropic))
+    root = np.sqrt(noise)
+    covariances = (_enlarged(covariances, noise) - np.diag(noise)) / (root[:, None] * root)
+    # Any axes will do for z: in these the precision of z given x is diagonal on average, as
+    # that of the encoder.
+    _, axes = np.linalg.eigh(np.einsum("c,cij->ij", weights, np.linalg.inv(covariances)))
+    covariances = axes.T @ covariances @ axes
+    centre = weights @ means
+    means = (means - centre) / root @ axes
+    scale = np.sqrt(weights @ (np.diagonal(covariances, axis1=1, axis2=2) + means**2))
+    loadings = root[:, None] * axes * scale
+    return loadings, noise, centre, weights, means / scale, covariances / np.outer(scale, scale)
+
+
+def mixture_of_factors(X, n_factors, floor, isotropic=False, weight=None, **params):
+    """Fit a factor analysis, and a mixture of Gaussians to its scores.
+
+    Rotated such that the posterior is diagonal, and with a = g / (1 + g) for the signal to
+    noise ratio g of a factor, its score given z is N(a z, a (1 - a)).
+
+    Parameters
+    ----------
+    X, n_factors
+        As for :func:`factor_analysis`.
+    floor : ndarray of shape (n_features,)
+        Smallest noise variance.
+    isotropic, weight
+        As for :func:`factor_analysis`.
+    **params
+        Further parameters of :func:`gaussian_mixture`.
+
+    Returns
+    -------
+    loadings, noise_variance, mean, weights, means, covariances
+        As from :func:`mixture_of_columns`. The mixture may leave out weak factors, the last.
+    """
+    loadings, noise, mean = factor_analysis(X, n_factors, weight, isotropic)
+    noise = np.maximum(floor, noise)
+    signal, rotation = np.linalg.eigh(loadings.T @ (loadings / noise[:, None]))
+    loadings, signal = loadings @ rotation[:, ::-1], signal[::-1]
+    # Scores of weaker factors say nothing about the distribution of the factor.
+    n_strong = max(1, np.sum(signal > MIN_SIGNAL))
+    signal = np.maximum(signal[:n_strong], MIN_SIGNAL)
+    gain = loadings[:, :n_strong] / noise[:, None] / (1 + signal)
+    scores = X @ gain.astype(X.dtype) - mean @ gain
+    a = signal / (1 + signal)
+    weights, means, covariances = gaussian_mixture(scores, a * (1 - a), weight=weight, **params)
+    covariances = (covariances - np.diag(a * (1 - a))) / np.outer(a, a)
+    return loadings, noise, mean, weights, means / a, covariances
+
+
+def _noise_within(covariance, isotropic):
+    # A share of what the other features leave of a feature's variance: a nearly singular pair
+    # of features then costs the others nothing.
+    precision = np.linalg.inv(covariance)
+    rest = 1 / np.diagonal(precision)
+    if isotropic:
+        rest = np.full_like(rest, rest.min())
+    root = np.sqrt(rest)
+    return NOISE_SHARE * rest / np.linalg.eigvalsh(root[:, None] * precision * root).max()
+
+
+def _enlarged(covariances, noise_variance):
+    # Of the covariances that hold the noise (all values >= 1) those nearest in likelihood; a
+    # little more, so that what is left without the noise is not singular.
+    root = np.sqrt(noise_variance)
+    values, vectors = np.linalg.eigh(covariances / (root[:, None] * root))
+    vectors = root[:, None] * vectors
+    values = np.maximum(values, 1 + MIN_SIGNAL)
+    return (vectors * values[:, None, :]) @ vectors.transpose(0, 2, 1)
+
+
+def _fit_mixture(X, n_components, covariance_type, floor, seed):
+    # Its BIC, weights, means and covariances, with the floor in them.
+    model = GaussianMixture(
+        n_components,
+        covariance_type=covariance_type,
+        reg_covar=1e-6 * max(X.var(0).max(), 1e-6),  # scikit-learn's is for columns of variance 1
+        random_state=seed,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X)
+    (n, d), c = X.shape, n_components
+    n_parameters = {"full": c * d * (d + 1) / 2, "tied": d * (d + 1) / 2, "diag": c * d}
+    if covariance_type == "full":
+        covariances = model.covariances_
+    elif covariance_type == "tied":
+        covariances = np.tile(model.covariances_, (c, 1, 1))
+    else:
+        covariances = model.covariances_[:, None, :] * np.eye(d)
+    covariances = _enlarged(covariances, floor)
+    model.set_params(covariance_type="full")
+    model.precisions_cholesky_ = np.linalg.inv(np.linalg.cholesky(covariances)).transpose(0, 2, 1)
+    penalty = np.log(n) * (n_parameters[covariance_type] + c * d + c - 1)
+    return penalty - 2 * n * model.score(X), model.weights_, model.means_, covariances
+
+
+def _sample(X, weight):
+    # At equal distances of the summed weights: all rows where these are equal and X is small.
+    n = min(len(X), MAX_MIXTURE_ROWS)
+    total = np.arange(1, len(X) + 1) if weight is None else np.cumsum(weight, dtype=np.float64)
+    return X[np.searchsorted(total, (np.arange(n) + 0.5) / n * total[-1])]

@@ -6,16 +6,18 @@ import numpy as np
 import torch
 from sklearn.base import _fit_context
 from sklearn.utils import check_scalar
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ._base import BaseGaussianVAE, drop_unweighted
+from ._base import INITS, BaseGaussianVAE, drop_unweighted
 from ._random import draw_seeds
 from ._sklearn_callbacks import with_callbacks
-from ._start import factor_analysis
+from ._start import factor_analysis, mixture_of_columns, mixture_of_factors
 from .likelihood import lower_bound, marginal_log_prob
 from .objectives import elbo, importance_weighted_bound
 
 MAX_COMPONENTS = 32
+N_PRIOR_COMPONENTS = 8
 
 
 class GaussianVAE(BaseGaussianVAE):
@@ -26,9 +28,10 @@ class GaussianVAE(BaseGaussianVAE):
         p(z) = N(0, I), \quad p(x | z) = N(\mu(z), \operatorname{diag} \sigma^2(z)), \quad
         q(z | x) = N(m(x), \operatorname{diag} s^2(x))
 
-    All four functions are multi-layer perceptrons beside linear paths (Kingma & Welling
-    [1]_, appendix C.2). For each row, in nats, summed over features and components, the
-    loss is :math:`-E_q \log p(x | z) + w \, KL(q(z | x) \| p(z))` with w = ``kl_weight``.
+    The four functions of x and z are multi-layer perceptrons beside linear paths (Kingma &
+    Welling [1]_, appendix C.2); p(z) may also be a mixture of Gaussians. For each row, in
+    nats, summed over features and components, the loss is
+    :math:`-E_q \log p(x | z) + w \, KL(q(z | x) \| p(z))` with w = ``kl_weight``.
 
     Columns are standardised inside; whatever comes out is in the units of X. So
     ``score`` is comparable with that of PCA, FactorAnalysis and GaussianMixture on the same
@@ -54,10 +57,21 @@ class GaussianVAE(BaseGaussianVAE):
         density [2]_: none exceeds :math:`-\sum_j \log(\sqrt{2 \pi} \, \sigma_{\min, j})`.
         "auto" is 0.01, but h / √12 for a column of few distinct values (less than 5 % of
         more than 50 rows) with spacing h, on which a density could else grow by spikes.
-    init : {"factor_analysis", "random"}, default="factor_analysis"
+    init : {"factor_analysis", "mixture", "random"}, default="factor_analysis"
         Start of training. With "factor_analysis" the model starts as scikit-learn's
         FactorAnalysis of the training rows (as probabilistic PCA for isotropic noise), and
-        the validation bound never ends below it.
+        the validation bound never ends below it. "mixture" needs ``prior="mixture"``: the
+        model starts as a GaussianMixture of the training rows (of 5000 where there are
+        more), less sharp where a component holds less noise than the decoder, whose variance
+        starts the same everywhere. With fewer components than columns it is a mixture in the
+        plane of FactorAnalysis, a mixture of factor analysers with common loadings.
+    prior : {"standard", "mixture"}, default="standard"
+        p(z): N(0, I), or a mixture of Gaussians with full covariances that is learned with
+        the rest. Unless ``init="mixture"`` it starts near N(0, I).
+    n_prior_components : int or "auto", default="auto"
+        Gaussians in the mixture prior. "auto" lets ``init="mixture"`` choose 1 to 8 by the
+        Bayesian information criterion; with another start it is 8. That start takes no more
+        than there are rows.
     n_train_draws : int, default=4
         Draws of z in the training bound. One is the evidence lower bound, more the
         importance-weighted bound [3]_, which is nearer to the log-likelihood.
@@ -117,8 +131,11 @@ class GaussianVAE(BaseGaussianVAE):
         nats a row, in standardised units.
     kl_per_component_ : ndarray of shape (n_components_,)
         Average KL divergence of each component, in nats: the information that it carries.
+        With a mixture prior: beyond what the components before it tell.
     n_active_components_ : int
         Components with more than 0.01 nats.
+    n_prior_components_ : int
+        Gaussians in the prior.
     noise_variance_ : ndarray of shape (n_features_in_,)
         Average decoder variance of each feature, in squared units of X.
     min_noise_ : ndarray of shape (n_features_in_,)
@@ -156,6 +173,13 @@ class GaussianVAE(BaseGaussianVAE):
     (3, 4)
     """
 
+    _parameter_constraints: dict = {
+        **BaseGaussianVAE._parameter_constraints,
+        "init": [StrOptions({*INITS, "mixture"})],
+        "prior": [StrOptions({"standard", "mixture"})],
+        "n_prior_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+    }
+
     def __init__(
         self,
         n_components=None,
@@ -166,6 +190,8 @@ class GaussianVAE(BaseGaussianVAE):
         noise="heteroscedastic",
         min_noise="auto",
         init="factor_analysis",
+        prior="standard",
+        n_prior_components="auto",
         n_train_draws=4,
         standardize=True,
         max_epochs="auto",
@@ -190,6 +216,8 @@ class GaussianVAE(BaseGaussianVAE):
         self.noise = noise
         self.min_noise = min_noise
         self.init = init
+        self.prior = prior
+        self.n_prior_components = n_prior_components
         self.n_train_draws = n_train_draws
         self.standardize = standardize
         self.max_epochs = max_epochs
@@ -386,12 +414,47 @@ class GaussianVAE(BaseGaussianVAE):
         bound = elbo if self.n_train_draws == 1 else importance_weighted_bound
         return {"criterion__bound": bound}
 
+    def _set_up(self, X, target, weight, seeds):
+        if self.init == "mixture" and self.prior != "mixture":
+            raise ValueError(
+                f"init='mixture' starts a mixture prior, but prior={self.prior!r}. Use "
+                "prior='mixture', or init='factor_analysis'."
+            )
+        super()._set_up(X, target, weight, seeds)
+        self.n_prior_components_ = 1
+        if self.prior == "mixture":
+            auto = self.n_prior_components == "auto"
+            self._set_prior_components(N_PRIOR_COMPONENTS if auto else self.n_prior_components)
+
+    def _set_prior_components(self, n):
+        self.n_prior_components_ = self._module_spec["n_prior_components"] = int(n)
+
+    def _get_structure(self):
+        prior = {"prior": self.prior, "n_prior_components": self.n_prior_components}
+        return super()._get_structure() | prior
+
     def _start(self, module, rows):
+        X, weight = (a if a is None else a.numpy() for a in (rows.v1, rows.weight))
+        isotropic = self.noise == "isotropic"
         if self.init == "factor_analysis":
-            weight = None if rows.weight is None else rows.weight.numpy()
-            isotropic = self.noise == "isotropic"
-            model = factor_analysis(rows.v1.numpy(), self.n_components_, weight, isotropic)
+            model = factor_analysis(X, self.n_components_, weight, isotropic)
             module.start_at_factor_analysis(*map(torch.from_numpy, model))
+        elif self.init == "mixture":
+            floor = self.min_noise_**2
+            n = None if self.n_prior_components == "auto" else self.n_prior_components
+            params = {
+                "floor": np.full_like(floor, floor.max()) if isotropic else floor,
+                "isotropic": isotropic,
+                "weight": weight,
+                "n_components": n,
+                "seed": self._train_seed,
+            }
+            if self.n_components_ < X.shape[1]:
+                model = mixture_of_factors(X, self.n_components_, **params)
+            else:
+                model = mixture_of_columns(X, **params)
+            module.start_at_mixture(*map(torch.from_numpy, model))
+            self._set_prior_components(module.prior.n_components)
 
     def _log_density(self, estimate, X):
         check_is_fitted(self)

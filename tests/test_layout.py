@@ -159,6 +159,9 @@ def test_shared_parameters_are_described_alike():
             "standardize",
             "max_epochs",
             "n_draws",
+            # of GaussianVAE
+            "prior",
+            "n_prior_components",
             # of the classifier
             "lr",
             "n_estimators",

@@ -13,7 +13,7 @@ as it uses any other distribution. See Kingma & Welling, "Auto-Encoding Variatio
 
 from .gaussian import MAX_SCALE, MIN_SCALE, NOISE_MODELS, GaussianMLP, SoftBound, diagonal_normal
 from .joint import ClassifierHead, GaussianVAEClassifierModule, JointOutput
-from .prior import StandardNormalPrior
+from .prior import MixturePrior, StandardNormalPrior
 from .vae import GaussianVAEModule, VAEOutput
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "GaussianVAEClassifierModule",
     "GaussianVAEModule",
     "JointOutput",
+    "MixturePrior",
     "SoftBound",
     "StandardNormalPrior",
     "VAEOutput",

@@ -6,7 +6,12 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    MixtureSameFamily,
+    MultivariateNormal,
+)
 
 from .gaussian import diagonal_normal
 
@@ -14,9 +19,10 @@ from .gaussian import diagonal_normal
 class StandardNormalPrior(nn.Module):
     """p(z) = N(0, I).
 
-    A prior is a module with three methods: ``forward()`` returns the distribution,
+    A prior is a module with four methods: ``forward()`` returns the distribution,
     ``log_prob(z)`` its density, ``kl(loc, log_scale, z)`` the divergence of a posterior from
-    it. Any module that has them can take its place in :class:`GaussianVAEModule`.
+    it, ``sample(n_samples, generator)`` draws. Any module that has them can take its place in
+    :class:`GaussianVAEModule`.
 
     Parameters
     ----------
@@ -71,3 +77,151 @@ class StandardNormalPrior(nn.Module):
             dtype=self.zeros.dtype,
             device=self.zeros.device,
         )
+
+
+class MixturePrior(nn.Module):
+    r"""p(z) is a mixture of Gaussians with full covariances, all of them parameters.
+
+    .. math::
+
+        p(z) = \sum_c w_c \prod_l N(z_l; \; \mu_{cl} +
+        \textstyle\sum_{m<l} b_{clm} (z_m - \mu_{cm}), \; s_{cl}^2)
+
+    Each component is written as a chain of regressions: any coefficients b and any scales
+    s > 0 give a covariance, and every covariance has one such form. Its precision has the
+    Cholesky factor diag(1/s) (I - b). At the start all components are N(0, I) but for small
+    shifts of the means, without which they would stay alike.
+
+    Parameters
+    ----------
+    latent_features : int
+        Width of z.
+    n_components : int
+        Number of components.
+    generator : torch.Generator, optional
+        Source of the initial means; torch's global generator by default.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgvae.nn import MixturePrior
+    >>> prior = MixturePrior(2, n_components=3)
+    >>> prior.log_prob(torch.zeros(5, 2)).shape
+    torch.Size([5])
+    """
+
+    def __init__(
+        self, latent_features: int, n_components: int, generator: torch.Generator | None = None
+    ):
+        super().__init__()
+        if n_components < 1:
+            raise ValueError(f"n_components must be 1 or more, got {n_components}.")
+        self.latent_features, self.n_components = latent_features, n_components
+        shape = n_components, latent_features
+        self.logits = nn.Parameter(torch.zeros(n_components))
+        self.means = nn.Parameter(torch.zeros(shape))
+        self.log_scale = nn.Parameter(torch.zeros(shape))
+        # Only what lies below the diagonal counts.
+        self.coefficients = nn.Parameter(torch.zeros(*shape, latent_features))
+        if n_components > 1:
+            nn.init.normal_(self.means, std=0.1, generator=generator)
+
+    def forward(self) -> Distribution:
+        """Return the mixture."""
+        identity = torch.eye(self.latent_features).to(self.means)
+        scale_tril = torch.linalg.solve_triangular(
+            self._precision_factor(), identity.expand_as(self.coefficients), upper=False
+        )
+        components = MultivariateNormal(self.means, scale_tril=scale_tril, validate_args=False)
+        weights = Categorical(logits=self.logits, validate_args=False)
+        return MixtureSameFamily(weights, components, validate_args=False)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return log p(z) in nats, of shape (*), for z of shape (*, latent_features)."""
+        log_prob = self._conditional_log_prob(z).sum(-1) + self.logits.log_softmax(-1)
+        return log_prob.logsumexp(-1)
+
+    def kl(self, loc: Tensor, log_scale: Tensor, z: Tensor) -> Tensor:
+        r"""Return an estimate of KL(N(loc, diag exp(log_scale)²) ‖ p(z)) per latent, in nats.
+
+        There is no closed form. By the chain rule, averaged over the draws,
+
+        .. math:: \log q(z) - \log p(z) = \sum_l [\log q(z_l) - \log p(z_l | z_1 \dots z_{l-1})]
+
+        In expectation no term is negative, and one that the posterior leaves at what the
+        latents before it predict is zero, as it is for every single draw.
+
+        Parameters
+        ----------
+        loc, log_scale : Tensor of shape (*, latent_features)
+            The posterior.
+        z : Tensor of shape ([K,] *, latent_features)
+            Draws from the posterior.
+
+        Returns
+        -------
+        Tensor of shape (*, latent_features)
+            Their sum estimates the divergence.
+        """
+        eps = (z - loc) * torch.exp(-log_scale)
+        log_q = -0.5 * (eps.square() + math.log(2 * math.pi)) - log_scale
+        chains = self._conditional_log_prob(z).cumsum(-1) + self.logits.log_softmax(-1)[:, None]
+        log_p = nn.functional.pad(chains.logsumexp(-2), (1, 0)).diff()  # of z_l given those before
+        kl = log_q - log_p
+        return kl.mean(0) if z.ndim > loc.ndim else kl
+
+    @torch.no_grad()
+    def sample(self, n_samples: int, generator: torch.Generator | None = None) -> Tensor:
+        """Return draws of z, of shape (n_samples, latent_features)."""
+        component = torch.multinomial(
+            self.logits.softmax(-1), n_samples, replacement=True, generator=generator
+        )
+        shape, like = (self.latent_features, n_samples), self.means
+        eps = torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+        factor = self._precision_factor()
+        z = torch.empty(shape).to(like)
+        for c in range(self.n_components):
+            own = component == c
+            z[:, own] = torch.linalg.solve_triangular(factor[c], eps[:, own], upper=False)
+        return self.means[component] + z.T
+
+    @torch.no_grad()
+    def set_(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
+        """Become a given mixture.
+
+        Parameters
+        ----------
+        weights : Tensor of shape (n_components,)
+            Positive weights.
+        means : Tensor of shape (n_components, latent_features)
+            Means.
+        covariances : Tensor of shape (n_components, latent_features, latent_features)
+            Positive definite covariances.
+        """
+        cholesky = torch.linalg.cholesky(covariances)
+        scale = cholesky.diagonal(dim1=-2, dim2=-1)
+        identity = torch.eye(self.latent_features).to(cholesky).expand_as(cholesky)
+        unit = cholesky / scale[:, None, :]  # (I - b)^-1
+        unit = torch.linalg.solve_triangular(unit, identity, upper=False, unitriangular=True)
+        self.logits.copy_(weights.log())
+        self.means.copy_(means)
+        self.log_scale.copy_(scale.log())
+        self.coefficients.copy_(-unit.tril(-1))
+
+    def extra_repr(self) -> str:
+        """Return what repr shows."""
+        return f"{self.latent_features}, n_components={self.n_components}"
+
+    def _precision_factor(self):
+        # diag(1/s) (I - b), lower triangular: (C, latent, latent)
+        identity = torch.eye(self.latent_features).to(self.means)
+        return (identity - self.coefficients.tril(-1)) * torch.exp(-self.log_scale)[..., None]
+
+    def _conditional_log_prob(self, z):
+        # log p(z_l | z_1 ... z_(l-1), component c): (*, C, latent)
+        factor = self._precision_factor()
+        offset = (factor @ self.means[..., None]).flatten()
+        # All components in one matrix product.
+        scaled = nn.functional.linear(z, factor.flatten(0, 1), -offset)
+        scaled = scaled.unflatten(-1, (self.n_components, self.latent_features))
+        return -0.5 * (scaled.square() + math.log(2 * math.pi)) - self.log_scale

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .gaussian import MAX_SCALE, GaussianMLP, diagonal_normal
-from .prior import StandardNormalPrior
+from .prior import MixturePrior, StandardNormalPrior
 
 
 class VAEOutput(NamedTuple):
@@ -48,6 +48,8 @@ class GaussianVAEModule(nn.Module):
         Whether the means have linear paths beside the hidden layers.
     prior : nn.Module, optional
         p(z); :class:`StandardNormalPrior` by default.
+    n_prior_components : int, optional
+        Makes p(z) a :class:`MixturePrior` of so many components, in place of ``prior``.
     generator : torch.Generator, optional
         Source of the initial weights; torch's global generator by default.
 
@@ -74,6 +76,7 @@ class GaussianVAEModule(nn.Module):
         max_noise: float | Tensor = MAX_SCALE,
         linear: bool = True,
         prior: nn.Module | None = None,
+        n_prior_components: int | None = None,
         generator: torch.Generator | None = None,
     ):
         super().__init__()
@@ -97,6 +100,8 @@ class GaussianVAEModule(nn.Module):
             linear=linear,
             generator=generator,
         )
+        if n_prior_components is not None:
+            prior = MixturePrior(latent_features, n_prior_components, generator)
         self.prior = StandardNormalPrior(latent_features) if prior is None else prior
 
     def forward(
@@ -165,6 +170,63 @@ class GaussianVAEModule(nn.Module):
         self.decoder.linear.weight.copy_(loadings)
         gain = posterior_variance[:, None] * self._pad(weighted @ rotation).T
         self.encoder.set_linear_(gain, -gain @ mean, 0.5 * posterior_variance.log())
+
+    @torch.no_grad()
+    def start_at_mixture(
+        self,
+        loadings: Tensor,
+        noise_variance: Tensor,
+        mean: Tensor,
+        weights: Tensor,
+        means: Tensor,
+        covariances: Tensor,
+    ) -> None:
+        r"""Make the module equal a mixture of Gaussians, or of factor analysers.
+
+        v1 = v2 = W z + mean + noise of variance Ψ, where p(z) is a mixture, has the density
+
+        .. math:: \sum_c w_c N(W \mu_c + mean, \; W \Sigma_c W^T + \operatorname{diag} Ψ)
+
+        The posterior is a mixture too. The encoder starts at the best linear prediction of z,
+        which is its mean for one component, and at the variance that is then best: one over
+        the diagonal of the average posterior precision. With Ψ small against each
+        :math:`W \Sigma_c W^T` the bound is near the log-likelihood.
+
+        Parameters
+        ----------
+        loadings : Tensor of shape (out_features, n_factors)
+            W; latents beyond ``n_factors`` start unused.
+        noise_variance : Tensor of shape (out_features,)
+            Diagonal of Ψ; values below the floor are lifted to it.
+        mean : Tensor of shape (out_features,)
+            Offset of the data.
+        weights : Tensor of shape (n_components,)
+            Of the mixture, which the module gets as its prior, a :class:`MixturePrior`.
+        means : Tensor of shape (n_components, n_mixed)
+            Means of the first latents; the others are standard normal.
+        covariances : Tensor of shape (n_components, n_mixed, n_mixed)
+            Covariances of the first latents.
+        """
+        loadings, mean, weights = self._pad(loadings.double()), mean.double(), weights.double()
+        rest = torch.eye(self.encoder.out_features - means.shape[1]).to(means)
+        covariances = torch.stack([torch.block_diag(c, rest) for c in covariances]).double()
+        means = self._pad(means.double())
+        self.prior = MixturePrior(means.shape[1], len(weights)).to(self.decoder.loc.weight)
+        self.prior.set_(weights, means, covariances)
+        self.decoder.set_linear_(loadings, mean, 0.5 * noise_variance.double().log())
+        log_scale = self.decoder.loc_and_log_scale(self.prior.means[0])[1].double()
+        weighted = loadings / torch.exp(2 * log_scale).expand_as(mean)[:, None]  # Ψ⁻¹ W
+        information = loadings.T @ weighted  # Wᵀ Ψ⁻¹ W
+
+        centre = weights @ means
+        spread = torch.einsum("c,ci,cj->ij", weights, means - centre, means - centre)
+        total = torch.einsum("c,cij->ij", weights, covariances) + spread
+        gain = torch.linalg.solve(torch.eye(len(total)).to(total) + total @ information, total)
+        gain = gain @ weighted.T  # T (I + WᵀΨ⁻¹W T)⁻¹ WᵀΨ⁻¹, T the covariance of z
+        precision = torch.einsum("c,cij->ij", weights, torch.linalg.inv(covariances)) + information
+        self.encoder.set_linear_(
+            gain, centre - gain @ (mean + loadings @ centre), -0.5 * precision.diagonal().log()
+        )
 
     def _pad(self, loadings: Tensor) -> Tensor:
         missing = self.encoder.out_features - loadings.shape[1]
