@@ -34,24 +34,26 @@ def pca(X, groups, seed):
 
 
 def factor_analysis(X, groups, seed):
-    grid = {"n_components": sizes(min(64, max(1, X.shape[1] // 2)), 7)}
-    return search(FactorAnalysis(random_state=seed), grid, X, groups)
+    grid = {"n_components": sizes(min(64, X.shape[1] - 1), 7)}
+    # The default tolerance is one of the sum over rows: hundreds of steps for nothing.
+    model = FactorAnalysis(tol=1e-5 * len(X), random_state=seed)
+    return search(model, grid, X, groups)
 
 
 def gaussian_mixture(X, groups, seed):
     n, d = X.shape
-    floors = [1e-6, 1e-3, 1e-2, 1e-1]
-    # A full covariance needs more rows than columns; the floor can only mend so much.
-    full = [k for k in (1, 2, 4, 8, 16, 32) if k == 1 or k * d <= n]
+    # Many rows need no large floor, and wide ones cannot afford many components.
+    floors = [1e-6, 1e-3] if n >= 3000 else [1e-6, 1e-3, 1e-2, 1e-1, 3e-1]
+    full = [k for k in (1, 2, 4, 8, 16, 32, 64) if k == 1 or (k * d <= 2000 and 5 * k <= n)]
     grid = [
         {"covariance_type": ["full"], "n_components": full, "reg_covar": floors},
-        {"covariance_type": ["diag"], "n_components": [8, 32], "reg_covar": floors[:3]},
+        {"covariance_type": ["diag"], "n_components": [8, 32], "reg_covar": floors},
     ]
     return search(GaussianMixture(random_state=seed), grid, X, groups)
 
 
 def kernel_density(X, groups, seed):
-    grid = {"bandwidth": np.geomspace(0.03, 2, 10)}
+    grid = {"bandwidth": np.geomspace(0.04, 1.6, 9)}
     return search(KernelDensity(rtol=1e-4), grid, X, groups)
 
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import torch
 from skorch.callbacks import Callback
-from speed_peers import Setting, data, n_training_rows, new_module, ours
+from speed_peers import DRAWS, Setting, data, n_training_rows, new_module, ours
 
 from skgvae.objectives import NegativeBound
 
@@ -104,7 +104,7 @@ def main(small=False):
         print("There is no CUDA device: not run.")
         return
     X = data(20_000 if small else 1_000_000, 64)
-    print(f"{torch.cuda.get_device_name()}, {len(X)} × 64, 4 draws\n")
+    print(f"{torch.cuda.get_device_name()}, {len(X)} × 64, {DRAWS} draws\n")
     print("| batch | ours, s per epoch | loop | captured graph | ours / loop | ours / graph |")
     print("|---|---|---|---|---|---|")
     for batch_size in (256, 1024, 8192):

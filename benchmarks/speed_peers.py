@@ -1,6 +1,6 @@
 """The fits that speed.py compares: each trains the same layers on rows X for a number of epochs.
 
-All have two hidden layers of 64 on either side, the latent width and the batch size of
+All have the hidden layers of our defaults on either side, the latent width and the batch size of
 ``Setting`` and its number of draws of z, except where the docstring says otherwise.
 """
 
@@ -20,7 +20,7 @@ from skgvae import GaussianVAE
 from skgvae.nn import GaussianVAEModule
 from skgvae.objectives import NegativeBound, elbo, importance_weighted_bound
 
-HIDDEN = (64, 64)
+HIDDEN, DRAWS = GaussianVAE().hidden_layer_sizes, GaussianVAE().n_train_draws
 
 
 class Setting(NamedTuple):
@@ -29,7 +29,7 @@ class Setting(NamedTuple):
     epochs: int
     batch_size: int
     n_components: int = 16
-    draws: int = 4
+    draws: int = DRAWS
     device: str = "cpu"
 
     @property

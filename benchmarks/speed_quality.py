@@ -10,7 +10,7 @@ import time
 import numpy as np
 import torch
 from skorch.callbacks import Callback
-from speed_peers import HIDDEN, data
+from speed_peers import DRAWS, HIDDEN, data
 
 from skgvae import GaussianVAE
 from skgvae.batches import RowDataset
@@ -18,7 +18,6 @@ from skgvae.nn import GaussianVAEModule
 from skgvae.objectives import NegativeBound, importance_weighted_bound
 
 LONGER = 10  # times the steps of ours that the loop may take
-DRAWS = 4
 
 
 class Curve(Callback):
