@@ -95,7 +95,7 @@ class Comparison:
 
     def failures(self, model):
         """Return the results of a model that have no finite log density."""
-        return [r for r in self.runs[model] if not np.isfinite(r.get("mean", np.nan))]
+        return [r for r in self.runs.get(model, []) if not np.isfinite(r.get("mean", np.nan))]
 
     def mean(self, model):
         """Return the mean log density, NaN where a split failed."""
