@@ -15,11 +15,11 @@ units, in nats a row:
   functions of others, are dropped: on them a density has no upper limit ("dropped").
 
 GaussianVAE has its defaults everywhere. PCA, FactorAnalysis, GaussianMixture and KernelDensity
-are tuned by five-fold cross-validation. The flow is zuko's neural spline flow (MAF for more
-than 64 columns or 300 000 numbers), with early stopping. Ours is the importance-weighted
-estimate of ``score_samples``, which is on average below the log density. "Best classical" is
-chosen in hindsight, by the test rows: what a user could choose is never better. Standard errors
-are those of the mean difference over the test rows of a split, averaged over splits.
+are tuned by five-fold cross-validation. The flow is zuko's neural spline flow (MAF above 64
+columns), with early stopping. Ours is the importance-weighted estimate of ``score_samples``,
+which is on average below the log density. "Best classical" is chosen in hindsight, by the test
+rows: what a user could choose is never better. Standard errors are those of the mean difference
+over the test rows of a split, averaged over splits.
 
 Each result is a line of ``--out``; a second run computes what is missing there, and ``--table``
 only prints. Delete a line to have it computed again.
