@@ -26,8 +26,14 @@ lint: $(VENV)/.ready  ## check style and docstrings
 	$(PY) -m ruff format --check .
 	$(PY) -m numpydoc lint skgvae/*.py skgvae/nn/*.py
 
-bench: $(VENV)/.ready  ## measure speed
+bench: $(VENV)/.ready  ## measure speed, tell about the other benchmarks
 	$(PY) benchmarks/speed.py
+	@echo 'The others, and what they need: benchmarks/README.md. In short, DATA a folder of sets:'
+	@echo '  $(PY) -m pip install -r benchmarks/requirements.txt'
+	@echo '  $(PY) benchmarks/speed.py --part epochs quality memory growth cuda'
+	@echo '  $(PY) benchmarks/density.py DATA'
+	@echo '  $(PY) benchmarks/aevb.py DATA'
+	@echo '  $(PY) benchmarks/regression.py DATA   (also multi_output.py, classification.py)'
 
 clean:  ## remove the environment and what was built
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .coverage
