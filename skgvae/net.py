@@ -57,7 +57,8 @@ class BestEpoch(Callback):
     finite; then, and at every other end, the best weights are put back.
 
     Of several modules that are trained together each has its own best epoch, and training
-    ends when it has ended for all. ``best_epochs_`` and ``best_losses_`` have one entry each.
+    ends when it has ended for all. ``best_epochs_``, ``best_losses_`` and ``last_epochs_``, the
+    epochs in which it ended, have one entry each.
 
     Parameters
     ----------
@@ -77,6 +78,7 @@ class BestEpoch(Callback):
         n_modules = len(net.stack_)
         self.best_losses_ = np.full(n_modules, math.inf)
         self.best_epochs_ = np.full(n_modules, len(net.history))
+        self.last_epochs_ = np.full(n_modules, len(net.history))
         self.in_training_ = np.full(n_modules, True)
         self._best_state = copy.deepcopy(net.stack_.state_dict())
 
@@ -87,6 +89,7 @@ class BestEpoch(Callback):
 
     def on_epoch_end(self, net, dataset_valid=None, **kwargs):
         epoch, terms = len(net.history), net.member_terms_
+        self.last_epochs_[self.in_training_] = epoch
         finite = self._are_finite(net, terms)
         lost = self.in_training_ & ~finite
         if lost.any():
@@ -106,7 +109,7 @@ class BestEpoch(Callback):
             self.best_losses_[better] = terms["valid"]["loss"][better]
         self._keep(net, better, epoch)
         if not lost.all():
-            net.history.record("valid_loss_best", bool(better.any()))
+            net.record_for_members({"valid_loss_best": better}, np.any)
         if self.patience is not None:
             self.in_training_ &= epoch - self.best_epochs_ < self.patience
         net.stop_training_ = not self.in_training_.any()
@@ -316,11 +319,15 @@ class GaussianVAENet(NeuralNet):
             return
         terms = self._mean_terms(iterator, training, step_fn, self._notify_batches)
         self.member_terms_[prefix] = terms
-        for name, values in terms.items():
-            self.history.record(f"{prefix}_{name}", float(values.mean()))
+        self.record_for_members({f"{prefix}_{name}": v for name, v in terms.items()}, np.mean)
+
+    def record_for_members(self, values, summarise):
+        """Record what has an entry for each module: a summary, and of several modules all."""
+        for name, entries in values.items():
+            self.history.record(name, summarise(entries).item())
         if len(self.stack_) > 1:
             known = self.history[-1].get("modules", {})
-            own = {f"{prefix}_{name}": values.tolist() for name, values in terms.items()}
+            own = {name: entries.tolist() for name, entries in values.items()}
             self.history.record("modules", known | own)
 
     def final_losses(self) -> np.ndarray:
