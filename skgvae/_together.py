@@ -143,7 +143,7 @@ class Training:
 
     @property
     def own_params(self) -> list[str]:
-        """Parameters of the net that may differ between trainings of one kind."""
+        """What parameters of the net may differ between trainings of one kind."""
         net = self.net
         if getattr(net, "criterion__bound", None) not in _KNOWN_BOUNDS:
             return []

@@ -19,7 +19,7 @@ _ALL = 10**5  # joblib calculates with less than 10**6
 _OWN_TO_MODEL = ("kl_weight", "min_noise", "random_state", "n_draws")
 
 
-class StackedGridSearchCV(GridSearchCV):
+class StackedGridSearchCV(GridSearchCV):  # numpydoc ignore=PR02
     """Exhaustive search over parameters that trains many candidates at the price of few.
 
     It is :class:`sklearn.model_selection.GridSearchCV`, with the same parameters, attributes
@@ -113,7 +113,7 @@ class StackedGridSearchCV(GridSearchCV):
             return super().fit(X, y, **params)
 
 
-class StackedRandomizedSearchCV(RandomizedSearchCV):
+class StackedRandomizedSearchCV(RandomizedSearchCV):  # numpydoc ignore=PR02
     """Search over random draws of parameters that trains many at the price of few.
 
     It is :class:`sklearn.model_selection.RandomizedSearchCV`, with the same parameters,
