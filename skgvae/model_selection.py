@@ -23,7 +23,7 @@ class StackedGridSearchCV(GridSearchCV):  # numpydoc ignore=PR02
     """Exhaustive search over parameters that trains many candidates at the price of few.
 
     It is :class:`sklearn.model_selection.GridSearchCV`, with the same parameters, attributes
-    and results, up to the rounding of float32. What differs is how it trains: a step of a
+    and results, up to rounding (see Notes). What differs is how it trains: a step of a
     small network is overhead, so all candidates and folds whose networks are alike take it
     together. Alike are networks of the same layers (``n_components``,
     ``hidden_layer_sizes``, ``activation``, ``noise``), the same numbers of training and
@@ -71,7 +71,11 @@ class StackedGridSearchCV(GridSearchCV):  # numpydoc ignore=PR02
     Memory is bounded: fits start, one after the other, until what they hold (rows, weights,
     the state of the optimizer) is more than 1 GiB; then these are trained, scored and
     forgotten before more start. A stack whose step would take more than 1 GiB is trained in
-    parts. This changes no result.
+    parts. This changes results by rounding alone.
+
+    Sums in a stack round otherwise than alone. Of a few epochs that is seen in no more than the
+    last digits of float32, but training amplifies it as it does a change of the data by 1e-7:
+    after many epochs scores may differ in the second digit after the point, or in the first.
 
     ``cv_results_["mean_fit_time"]`` is the time of a fit's own preparation and an equal share
     of the common training.
@@ -117,7 +121,7 @@ class StackedRandomizedSearchCV(RandomizedSearchCV):  # numpydoc ignore=PR02
     """Search over random draws of parameters that trains many at the price of few.
 
     It is :class:`sklearn.model_selection.RandomizedSearchCV`, with the same parameters,
-    attributes and results, up to the rounding of float32; what :class:`StackedGridSearchCV`
+    attributes and results, up to rounding; what :class:`StackedGridSearchCV`
     says of training together, of memory and of times holds here too. Draw ``kl_weight``
     freely; let parameters that change the layers have few values.
 
