@@ -23,6 +23,7 @@ from torch import nn
 from ._random import draw_seeds
 from ._scaling import Standardizer, grid_noise
 from ._sklearn_callbacks import CallbackSupportMixin, SklearnCallbacks
+from ._together import train_among_others
 from .batches import RowDataset, StackedRows
 from .likelihood import MAX_ELEMENTS, decoded_moments, latent_draws
 from .net import GaussianVAENet
@@ -374,7 +375,10 @@ class BaseGaussianVAE(
                 net.train_split = predefined_split(StackedRows(valid))
             if getattr(self, "_skl_callbacks", None):
                 net.callbacks_ = [*callbacks, ("sklearn", SklearnCallbacks(self, X, y))]
-            net.partial_fit(StackedRows(train), epochs=epochs)
+            if epochs is None:
+                train_among_others(net, train, valid, alone=lambda: self._run(train))
+            else:
+                self._run(train, epochs)
         finally:
             net.train_split, net.callbacks_ = None, callbacks  # a fitted model holds no data
         best = dict(callbacks).get("best_epoch")
@@ -395,6 +399,9 @@ class BaseGaussianVAE(
                 PosteriorCollapseWarning,
                 stacklevel=2,
             )
+
+    def _run(self, train, epochs=None):
+        self.net_.partial_fit(StackedRows(train), epochs=epochs)
 
     def _keep_modules(self, kept):
         """Let the net hold these of its modules, in this order."""

@@ -623,6 +623,9 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         # With weight zero the auto-encoder stays as it is, also by weight decay.
         weight = self.net_.criterion_.vae_weight
         self.net_.stack_.stacked.vae.requires_grad_(weight > 0)
+        super()._train(*args, **kwargs)
+
+    def _run(self, train, epochs=None):
         # A user's module may draw from torch's global generator, as dropout does.
         with torch_seed(self._train_seeds[0] + len(self.net_.history), self.device_):
-            super()._train(*args, **kwargs)
+            super()._run(train, epochs)

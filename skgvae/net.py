@@ -56,8 +56,8 @@ class BestEpoch(Callback):
     finite; then, and at every other end, the best weights are put back.
 
     Of several modules that are trained together each has its own best epoch; those for which
-    training has ended are dropped from the stack until it has ended for all. ``best_epochs_``
-    and ``best_losses_`` have one entry each.
+    training has ended are dropped from the stack until it has ended for all. ``best_epochs_``,
+    ``best_losses_`` and ``last_epochs_``, the epochs in which it ended, have one entry each.
 
     Parameters
     ----------
@@ -77,6 +77,7 @@ class BestEpoch(Callback):
         n_modules = len(net.stack_)
         self.best_losses_ = np.full(n_modules, math.inf)
         self.best_epochs_ = np.full(n_modules, len(net.history))
+        self.last_epochs_ = np.full(n_modules, len(net.history))
         self.in_training_ = np.full(n_modules, True)
         self._best_state = {name: w.detach().clone() for name, w in net.stack_.named_tensors()}
 
@@ -87,6 +88,7 @@ class BestEpoch(Callback):
 
     def on_epoch_end(self, net, dataset_valid=None, **kwargs):
         epoch, terms = len(net.history), net.member_terms_
+        self.last_epochs_[self.in_training_] = epoch
         finite = self._are_finite(net, terms) | ~self.in_training_
         lost = self.in_training_ & ~finite
         if lost.any():
@@ -106,7 +108,7 @@ class BestEpoch(Callback):
             self.best_losses_[better] = terms["valid"]["loss"][better]
         self._keep(net, better, epoch)
         if not lost.all():
-            net.history.record("valid_loss_best", bool(better.any()))
+            net.record_for_members({"valid_loss_best": better}, np.any)
         if self.patience is not None:
             self.in_training_ &= epoch - self.best_epochs_ < self.patience
         net.stop_training_ = not self.in_training_.any()
@@ -286,6 +288,9 @@ class GaussianVAENet(NeuralNet):
         # Seeded by the epochs so far: a second pass has draws of its own, and no state is kept.
         self._generators = self._seeded_generators(len(self.history))
         self._trained_parameters = [p for _, p in self.get_all_learnable_params()]
+        self._criterion_by_module = {
+            name: value for name, value in vars(self.criterion_).items() if torch.is_tensor(value)
+        }
         callbacks = [cb for _, cb in self.callbacks_]
         self._own_schedule = not any(isinstance(cb, LRScheduler) for cb in callbacks)
         self._notify_batches = any(
@@ -323,11 +328,15 @@ class GaussianVAENet(NeuralNet):
             return
         terms = self._mean_terms(iterator, training, step_fn, self._notify_batches)
         self.member_terms_[prefix] = terms
-        for name, values in terms.items():
-            self.history.record(f"{prefix}_{name}", float(values[self.in_stack_].mean()))
-        if len(values) > 1:
+        self.record_for_members({f"{prefix}_{name}": v for name, v in terms.items()}, np.mean)
+
+    def record_for_members(self, values, summarise):
+        """Record what has an entry for each module: a summary, and of several modules all."""
+        for name, entries in values.items():
+            self.history.record(name, float(summarise(entries[self.in_stack_])))
+        if len(entries) > 1:
             known = self.history[-1].get("modules", {})
-            own = {f"{prefix}_{name}": values.tolist() for name, values in terms.items()}
+            own = {name: entries.tolist() for name, entries in values.items()}
             self.history.record("modules", known | own)
 
     def final_losses(self) -> np.ndarray:
@@ -361,6 +370,8 @@ class GaussianVAENet(NeuralNet):
         self.stack_.keep_(rows)
         for dataset in self._datasets:
             dataset.keep_(rows)
+        for name, value in self._criterion_by_module.items():
+            setattr(self.criterion_, name, value[self.in_stack_])
         # In place: the iterator holds the same list.
         self._generators[:] = [g for g, kept in zip(self._generators, which, strict=True) if kept]
 
@@ -376,6 +387,8 @@ class GaussianVAENet(NeuralNet):
         some_ended = len(self.in_stack_) < n_modules
         self.in_stack_ = np.arange(n_modules)
         self.stack_.restore_(state)
+        for name, value in self._criterion_by_module.items():
+            setattr(self.criterion_, name, value)
         if some_ended:  # the optimizer has forgotten them
             self.initialize_optimizer()
 

@@ -91,7 +91,9 @@ def importance_log_weights(vae: nn.Module, v1: Tensor, v2: Tensor, eps: Tensor) 
     return log_lik + vae.prior.log_prob(z) - _log_posterior(eps, log_scale)
 
 
-def elbo(vae: nn.Module, v1: Tensor, v2: Tensor, eps: Tensor, kl_weight: float = 1.0) -> Bound:
+def elbo(
+    vae: nn.Module, v1: Tensor, v2: Tensor, eps: Tensor, kl_weight: float | Tensor = 1.0
+) -> Bound:
     r"""Return the evidence lower bound of each row, its KL in closed form where there is one.
 
     .. math:: E_{q(z | v_1)} \log p(v_2 | z) - w \, KL(q(z | v_1) \| p(z))
@@ -106,8 +108,8 @@ def elbo(vae: nn.Module, v1: Tensor, v2: Tensor, eps: Tensor, kl_weight: float =
         Target.
     eps : Tensor of shape (K, *, latent_features)
         Standard normal draws, z = m(v1) + s(v1) eps; an axis of length one is shared by rows.
-    kl_weight : float
-        Weight w of the KL term.
+    kl_weight : float or Tensor
+        Weight w of the KL term; a tensor, one for each row, broadcasts against them.
 
     References
     ----------
@@ -121,7 +123,7 @@ def elbo(vae: nn.Module, v1: Tensor, v2: Tensor, eps: Tensor, kl_weight: float =
 
 
 def importance_weighted_bound(
-    vae: nn.Module, v1: Tensor, v2: Tensor, eps: Tensor, kl_weight: float = 1.0
+    vae: nn.Module, v1: Tensor, v2: Tensor, eps: Tensor, kl_weight: float | Tensor = 1.0
 ) -> Bound:
     r"""Return the importance-weighted bound of each row.
 
@@ -160,7 +162,7 @@ def predictive_bound(
     v1: Tensor,
     v2: Tensor,
     eps: Tensor,
-    kl_weight: float = 1.0,
+    kl_weight: float | Tensor = 1.0,
     mean_power: float = 0.0,
 ) -> Bound:
     r"""Return the predictive log density of each row less the weighted KL.
@@ -215,8 +217,8 @@ class NegativeBound(nn.Module):
     ----------
     bound : callable
         :func:`elbo`, :func:`importance_weighted_bound` or :func:`predictive_bound`.
-    kl_weight : float
-        Weight of the KL term.
+    kl_weight : float or Tensor of shape (n_modules, 1)
+        Weight of the KL term; of a stack of modules it may be one for each.
     n_draws : int
         Draws of z for each row in training.
     **params
@@ -226,7 +228,11 @@ class NegativeBound(nn.Module):
     vae_weight = 1.0
 
     def __init__(
-        self, bound: Callable = elbo, kl_weight: float = 1.0, n_draws: int = 1, **params: float
+        self,
+        bound: Callable = elbo,
+        kl_weight: float | Tensor = 1.0,
+        n_draws: int = 1,
+        **params: float,
     ):
         super().__init__()
         self.bound = bound
@@ -289,14 +295,14 @@ class JointLoss(nn.Module):
 
     Parameters
     ----------
-    kl_weight : float
-        Weight w of the KL term.
+    kl_weight : float or Tensor of shape (n_modules, 1)
+        Weight w of the KL term; of a stack of modules it may be one for each.
     vae_weight : float
         Weight v of the auto-encoder. Zero trains the classifier alone: the cross-entropy
         then has no gradient with respect to the auto-encoder.
     n_draws : int
         Draws for each row in training.
-    penalty : float
+    penalty : float or Tensor of shape (n_modules, 1)
         In training, half of it times the sum of the squared weights (not biases) of the
         classifier is added: a Gaussian prior on them.
     feedback : float
@@ -307,10 +313,10 @@ class JointLoss(nn.Module):
 
     def __init__(
         self,
-        kl_weight: float = 1.0,
+        kl_weight: float | Tensor = 1.0,
         vae_weight: float = 1.0,
         n_draws: int = 1,
-        penalty: float = 0.0,
+        penalty: float | Tensor = 0.0,
         feedback: float = 1.0,
     ):
         super().__init__()
@@ -393,7 +399,7 @@ class JointLoss(nn.Module):
             terms = [weight * term for term in terms]
         negative_bound, reconstruction, kl = terms
         penalty = torch.zeros_like(cross_entropy)
-        if self.penalty and joint.training:
+        if joint.training and (isinstance(self.penalty, Tensor) or self.penalty):
             penalty = penalty + 0.5 * self.penalty * joint.squared_weights().unsqueeze(-1)
         loss = cross_entropy + penalty
         if self.vae_weight > 0:

@@ -1,0 +1,378 @@
+"""Fits that know nothing of each other, trained as one.
+
+Each fit runs in a thread of its own, of which only one is awake at a time. When it comes to
+train its net it stops there; once all have come that far, nets that are alike are trained in
+one stack, and each fit goes on with its own part of it.
+"""
+
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+
+import joblib
+import numpy as np
+import torch
+from skorch.helper import predefined_split
+from threadpoolctl import threadpool_limits
+from torch import nn
+
+from .batches import RowDataset, StackedRows
+from .net import BestEpoch, GaussianVAENet
+from .objectives import (
+    JointLoss,
+    NegativeBound,
+    elbo,
+    importance_weighted_bound,
+    predictive_bound,
+)
+
+# Bytes that waiting fits may hold together, and that a step of one stack may take.
+MAX_BYTES = 2**30
+
+# Parameters of these criteria that may differ between the modules of a stack.
+_OWN_TO_MODULE = {NegativeBound: ("kl_weight",), JointLoss: ("kl_weight", "penalty")}
+_KNOWN_BOUNDS = (None, elbo, importance_weighted_bound, predictive_bound)
+# Modules that neither draw numbers nor keep a state beside their weights: others may depend on
+# who else is in the stack.
+_KNOWN_MODULES = ("skgvae.nn.", "torch.nn.modules.linear", "torch.nn.modules.container")
+_KNOWN_ACTIVATIONS = (
+    nn.CELU, nn.ELU, nn.GELU, nn.Hardtanh, nn.LeakyReLU, nn.Mish, nn.PReLU, nn.ReLU, nn.ReLU6,
+    nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Softsign, nn.Tanh,
+)  # fmt: skip
+_MODULE_STATE = set(vars(nn.Module()))
+
+# float32: a weight, its gradient, the optimizer's two moments, the best epoch's, the net's own.
+_BYTES_PER_WEIGHT = 6 * 4
+# Of a row: in float64, in float32, and in the stack.
+_BYTES_PER_NUMBER = 8 + 4 + 4
+# What a unit holds for a row: before and after its activation, both with a gradient.
+_BYTES_PER_UNIT = 4 * 4
+
+_here = threading.local()
+
+
+def train_among_others(
+    net: GaussianVAENet,
+    train: Sequence[RowDataset],
+    valid: Sequence[RowDataset | None],
+    alone: Callable[[], object],
+) -> None:
+    """Train a net: in a call made by :func:`run_together` with others, else alone.
+
+    Parameters
+    ----------
+    net : GaussianVAENet
+        Initialised.
+    train, valid : sequence of RowDataset
+        Training and validation rows of each of its modules; None where there are none.
+    alone : callable
+        Trains the net without others.
+    """
+    call = getattr(_here, "call", None)
+    if call is None:
+        alone()
+    else:
+        call.wait_for(Training(net, train, valid, alone))
+
+
+def idle_seconds() -> float:
+    """Return how long this call of :func:`run_together` has waited for others.
+
+    Of a common training it counts an equal share as its own.
+    """
+    return _here.call.idle
+
+
+def run_together(calls: Iterable[Callable[[], object]]) -> list:
+    """Return what the calls return; nets that they train are trained together.
+
+    Results are those of one call after the other, up to rounding. The first exception ends all.
+
+    Parameters
+    ----------
+    calls : iterable of callable
+        Called in this order, so many at a time that what they hold fits into ``MAX_BYTES``.
+    """
+    results, wave = [], _Wave()
+    try:
+        with warnings.catch_warnings():  # each call restores those that it found: in any order
+            for function in calls:
+                call = _Call(function)
+                results.append(call)
+                wave.add(call)
+            wave.finish()
+    finally:
+        wave.abandon()
+    return [call.result for call in results]
+
+
+class Training:
+    """A net that waits for its training.
+
+    Parameters
+    ----------
+    net, train, valid, alone
+        As for :func:`train_among_others`.
+    """
+
+    def __init__(self, net, train, valid, alone):
+        self.net, self.train, self.valid, self.alone = net, train, valid, alone
+        self.seconds = 0.0
+        self.error = None
+
+    @cached_property
+    def kind(self) -> str | None:
+        """What trainings of one stack have in common; None if it can have no other."""
+        net = self.net
+        callbacks = [type(callback) for _, callback in net.callbacks_]
+        if type(net) is not GaussianVAENet or callbacks != [BestEpoch] or len(net.history):
+            return None
+        structure = _structure(net.stack_.stacked)
+        if structure is None or net.max_epochs == 0:
+            return None
+        params = net.get_params(deep=False)
+        for name in ("module", "seed", "train_split", *self.own_params):
+            params.pop(name, None)
+        n_valid = 0 if self.valid[0] is None else len(self.valid[0])
+        try:
+            return joblib.hash((structure, params, len(self.train[0]), n_valid))
+        except Exception:  # what cannot be pickled cannot be compared
+            return None
+
+    @property
+    def own_params(self) -> list[str]:
+        """What parameters of the net may differ between trainings of one kind."""
+        net = self.net
+        if getattr(net, "criterion__bound", None) not in _KNOWN_BOUNDS:
+            return []
+        return [f"criterion__{name}" for name in _OWN_TO_MODULE.get(net.criterion, ())]
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that it takes from its start to its end."""
+        tables = {id(rows._table): rows._table for rows in self.train}
+        parts = {id(part): part for table in tables.values() for part in table[:2]}
+        n_numbers = sum(part.numel() for part in parts.values())
+        n_weights = sum(weight.numel() for weight in self.net.stack_.stacked.parameters())
+        return n_numbers * _BYTES_PER_NUMBER + n_weights * _BYTES_PER_WEIGHT
+
+    @property
+    def step_bytes(self) -> int:
+        """Memory that a step of its training takes, or the evaluation after an epoch."""
+        net = self.net
+        n_rows = min(net.batch_size, len(self.train[0])) * net.criterion_.n_draws
+        if self.valid[0] is not None:
+            n_valid = min(net.iterator_valid__batch_size, len(self.valid[0]))
+            n_rows = max(n_rows, n_valid * net.n_valid_draws)
+        matrices = (w for w in net.stack_.stacked.parameters() if w.ndim == 3)
+        return n_rows * sum(w.shape[0] * w.shape[1] for w in matrices) * _BYTES_PER_UNIT
+
+
+def train_together(trainings: Sequence[Training]) -> None:
+    """Train all nets: those of one kind in stacks whose steps fit into ``MAX_BYTES``."""
+    kinds = {}
+    for training in trainings:
+        kinds.setdefault(training.kind or id(training), []).append(training)
+    for group in kinds.values():
+        for part in _split(group, MAX_BYTES):
+            start = time.perf_counter()
+            _train_alike(part)
+            for training in part:
+                training.seconds = (time.perf_counter() - start) / len(part)
+
+
+def _split(trainings, max_bytes):
+    part, size = [], 0
+    for training in trainings:
+        step = training.step_bytes
+        if part and size + step > max_bytes:
+            yield part
+            part, size = [], 0
+        part.append(training)
+        size += step
+    yield part
+
+
+def _train_alike(trainings):
+    if len(trainings) > 1:
+        try:
+            _train_as_one(trainings)
+            return
+        except Exception:  # which of them fail alone, and how, is seen alone
+            for training in trainings:
+                training.net.stack_.tie()
+    for training in trainings:
+        try:
+            training.alone()
+        except Exception as error:
+            training.error = error
+
+
+def _train_as_one(trainings):
+    first = trainings[0].net
+    params = first.get_params(deep=False)
+    params["module"] = [m for training in trainings for m in training.net.stack_.members]
+    params["seed"] = [seed for training in trainings for seed in training.net.seed]
+    for name in trainings[0].own_params:
+        if hasattr(first, name):
+            params[name] = _for_each_module(trainings, name)
+    valid = [rows for training in trainings for rows in training.valid]
+    params["train_split"] = None if valid[0] is None else predefined_split(StackedRows(valid))
+    net = GaussianVAENet(**params).initialize()
+    for own, common in zip(
+        first.stack_.stacked.parameters(), net.stack_.stacked.parameters(), strict=True
+    ):
+        common.requires_grad_(own.requires_grad)
+    net.partial_fit(StackedRows([rows for training in trainings for rows in training.train]))
+    start = 0
+    for training in trainings:
+        part = slice(start, start + len(training.net.stack_))
+        _take_part(training.net, net, part)
+        start = part.stop
+
+
+def _for_each_module(trainings, name):
+    values = [(getattr(t.net, name), len(t.net.stack_)) for t in trainings]
+    if len({value for value, _ in values}) == 1:
+        return values[0][0]
+    values = [[value] for value, n_modules in values for _ in range(n_modules)]
+    return torch.tensor(values, dtype=torch.float32, device=trainings[0].net.device)
+
+
+@torch.no_grad()
+def _take_part(own, net, part):
+    """Leave a net as if it had been trained without the others in a common one."""
+    weights = net.stack_.state_dict()
+    for name, weight in own.stack_.state_dict().items():
+        weight.copy_(weights[name][part])
+    own.stack_.tie()
+    (_, own_best), (_, best) = own.callbacks_[0], net.callbacks_[0]
+    for name in ("best_losses_", "best_epochs_", "last_epochs_", "in_training_"):
+        setattr(own_best, name, getattr(best, name)[part])
+    for record in net.history[: own_best.last_epochs_.max()]:
+        own.history.new_epoch()
+        own.history.record("epoch", record["epoch"])
+        entries = {name: np.array(values[part]) for name, values in record["modules"].items()}
+        for name, values in entries.items():
+            own.record_for_members({name: values}, np.any if values.dtype == bool else np.mean)
+    own.member_terms_ = {"train": {"loss": entries["train_loss"]}}
+
+
+def _structure(stacked):
+    """Return what modules must share to be stacked, or None if that cannot be known."""
+    structure = []
+    for name, module in stacked.named_modules():
+        known = type(module).__module__.startswith(_KNOWN_MODULES)
+        if not known and type(module) not in _KNOWN_ACTIVATIONS:
+            return None
+        own = {k: v for k, v in vars(module).items() if k not in _MODULE_STATE}
+        structure.append((name, type(module), module.training, own))
+    for named in (stacked.named_parameters(), stacked.named_buffers()):
+        structure += [(name, t.shape[1:], str(t.dtype), t.requires_grad) for name, t in named]
+    return structure
+
+
+class _Wave:
+    """Calls that wait for their training."""
+
+    def __init__(self):
+        self.waiting, self.size = [], 0
+
+    def add(self, call):
+        """Run a call as far as it comes."""
+        self.waiting.append(call)
+        call.proceed()
+        while call.training is not None and call.training.kind is None:
+            train_together([call.training])
+            call.proceed()
+        if call.training is None:
+            self.waiting.remove(call)
+            return
+        self.size += call.training.held_bytes
+        if self.size > MAX_BYTES:
+            self.finish()
+
+    def finish(self):
+        """Train until no call waits."""
+        while self.waiting:
+            train_together([call.training for call in self.waiting])
+            for call in list(self.waiting):
+                call.proceed()
+                if call.training is None:
+                    self.waiting.remove(call)
+        self.size = 0
+
+    def abandon(self):
+        """End the calls that still wait."""
+        for call in self.waiting:
+            call.abandon()
+
+
+class _Abandoned(BaseException):
+    """Ends a call whose result nobody wants."""
+
+
+class _Call(threading.Thread):
+    """A call that stops wherever it has to train a net."""
+
+    def __init__(self, function):
+        super().__init__(daemon=True)
+        self.function = function
+        self.training = self.result = self.error = None
+        self.idle = 0.0
+        self._is_abandoned = False
+        self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
+
+    def proceed(self):
+        """Run, seen from outside, to the next training or to the end."""
+        self.training = None
+        if self.ident is None:
+            self.start()
+        else:
+            self._go.release()
+        self._stopped.acquire()
+        if self.training is None:
+            self.join()
+        if self.error is not None:
+            raise self.error
+
+    def abandon(self):
+        """End at the training that it waits for, or comes to."""
+        self._is_abandoned = True
+        self._go.release()
+        if self.training is not None:
+            self.join()
+
+    def run(self):
+        _here.call, function = self, self.function
+        del self.function  # which holds the estimator
+        torch.get_num_threads()  # torch sets the number at its first use in a thread
+        try:
+            # Each thread would have a team of its own, which stays for as long as it waits.
+            with threadpool_limits(1, user_api="openmp"):
+                self.result = function()
+        except BaseException as error:
+            self.error = error
+        finally:
+            del _here.call
+            self._stopped.release()
+
+    def wait_for(self, training):
+        """Stop, seen from inside, until a net is trained."""
+        start = time.perf_counter()
+        self.training = training
+        self._stopped.release()
+        self._go.acquire()
+        if self._is_abandoned:
+            raise _Abandoned
+        self.idle += time.perf_counter() - start - training.seconds
+        if training.error is not None:
+            raise training.error
+
+
+def drain(items: list) -> Iterator:
+    """Yield the items of a list and drop them: what they hold is free once it is used."""
+    while items:
+        yield items.pop(0)
