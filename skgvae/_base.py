@@ -4,6 +4,7 @@ import copy
 import warnings
 from abc import ABCMeta, abstractmethod
 from contextlib import contextmanager
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -48,6 +49,7 @@ DECAYED = "*.hidden.*.weight"
 
 ROWS_PER_CHUNK = 1024
 N_DESCRIBED = 10_000
+MIN_DRAWS_FOR_TAIL = 100
 ACTIVE_KL = 0.01  # nats a row from which a latent component counts as used
 _SEEDS = ("split", "weights", "train", "draws")  # of one member
 
@@ -115,7 +117,9 @@ class BaseGaussianVAE(
     def _start(self, module, rows):
         """Set the initial weights, where they are not random."""
 
-    n_estimators = 1  # of estimators that have no such parameter
+    # Of estimators that have no such parameters.
+    n_estimators = 1
+    tail = 1.0
 
     @property
     def module_(self):
@@ -559,8 +563,22 @@ class BaseGaussianVAE(
 
     def _draws(self, width=None):
         """Return the draws of z that all rows share, for each of the modules."""
-        n_draws = -(-self.n_draws // len(self.modules_))
-        return latent_draws(n_draws, width or self.n_components_, self._draws_seed)
+        return latent_draws(
+            self._n_draws_per_module(), width or self.n_components_, self._draws_seed
+        )
+
+    def _n_draws_per_module(self):
+        return -(-self.n_draws // len(self.modules_))
+
+    def _tail_factor(self):
+        """Return the factor of one component's scale: of few components one is too many."""
+        n_components = self._n_draws_per_module() * len(self.modules_)
+        return self.tail if n_components >= MIN_DRAWS_FOR_TAIL else 1.0
+
+    def _with_tail(self, function):
+        """Give a function of :mod:`~skgvae.likelihood` that factor."""
+        check_is_fitted(self)
+        return partial(function, tail=self._tail_factor())
 
     def _with_draws(self, function, X, size=1):
         """Call ``function(modules, v1, draws)`` on chunks of rows; it holds size numbers a row."""
@@ -580,7 +598,7 @@ class BaseGaussianVAE(
 
     def _mean_and_std(self, X):
         """Return mean and standard deviation of p(v2 | v1) in units of v2."""
-        mean, noise, latent = self._with_draws(decoded_moments, X)
+        mean, noise, latent = self._with_draws(self._with_tail(decoded_moments), X)
         mean = self._to_units(mean, self._target_scaler.inverse)
         return mean, self._to_units(np.sqrt(noise + latent), self._target_scaler.inverse_scale)
 
@@ -591,16 +609,21 @@ class BaseGaussianVAE(
         (seed,) = draw_seeds(random_state, 1)
         rng = np.random.default_rng(seed)
         v1 = self._scaler.forward(self._validate_rows(X))
+        tail = self._tail_factor()
 
         def draw(modules, v1):
             shape = n_samples, len(v1)
-            chosen = torch.from_numpy(rng.integers(len(modules), size=shape)).to(v1.device)
+            n_draws = self._n_draws_per_module()
+            component = rng.integers(len(modules) * n_draws, size=shape)
+            chosen = torch.from_numpy(component // n_draws).to(v1.device)
+            factor = np.where(component == 0, tail, 1.0)[..., None]
+            factor = torch.from_numpy(factor).to(v1)
             target = 0.0
             for i, module in enumerate(modules):
                 loc, log_scale = module.encoder.loc_and_log_scale(v1)
                 z = loc + log_scale.exp() * _normal(rng, (*shape, loc.shape[-1]), loc)
                 loc, log_scale = module.decoder.loc_and_log_scale(z)
-                drawn = loc + log_scale.exp() * _normal(rng, loc.shape, loc)
+                drawn = loc + factor * log_scale.exp() * _normal(rng, loc.shape, loc)
                 target = target + torch.where((chosen == i)[..., None], drawn, 0.0)
             return (target.transpose(0, 1),)  # rows first, to be joined
 

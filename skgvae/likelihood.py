@@ -102,7 +102,7 @@ def lower_bound(vae: nn.Module, v1: Tensor, v2: Tensor, draws: Tensor) -> Tensor
 
 @torch.no_grad()
 def decoded_moments(
-    vaes: nn.Module | Sequence[nn.Module], v1: Tensor, draws: Tensor
+    vaes: nn.Module | Sequence[nn.Module], v1: Tensor, draws: Tensor, tail: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the moments of p(v2 | v1) = E[p(v2 | z)] over z ~ q(z | v1) and over the models.
 
@@ -112,6 +112,8 @@ def decoded_moments(
         One model or several.
     v1, draws
         As above.
+    tail : float
+        Factor of the standard deviation of one component, the first draw of the first model.
 
     Returns
     -------
@@ -123,7 +125,7 @@ def decoded_moments(
     mean = noise = square = 0.0
     # Moments about the decoded posterior mean: the square of a large mean would cancel.
     centre = vaes[0].decoder.loc_and_log_scale(vaes[0].encoder.loc_and_log_scale(v1)[0])[0]
-    for loc, log_scale in _decoded(vaes, v1, draws):
+    for loc, log_scale in _decoded(vaes, v1, draws, tail):
         deviation = loc - centre
         mean = mean + deviation.sum(0)
         square = square + deviation.square().sum(0)
@@ -135,42 +137,46 @@ def decoded_moments(
 
 @torch.no_grad()
 def predictive_log_prob(
-    vaes: nn.Module | Sequence[nn.Module], v1: Tensor, v2: Tensor, draws: Tensor
+    vaes: nn.Module | Sequence[nn.Module],
+    v1: Tensor,
+    v2: Tensor,
+    draws: Tensor,
+    tail: float = 1.0,
 ) -> Tensor:
     r"""Return log p(v2 | v1) = log E[p(v2 | z)] over z ~ q(z | v1) and the models, in nats.
 
     Parameters
     ----------
-    vaes, v1, v2, draws
+    vaes, v1, v2, draws, tail
         As above.
     """
-    decoded = _decoded(vaes, v1, draws)
+    decoded = _decoded(vaes, v1, draws, tail)
     return _log_mean_exp(gaussian_log_prob(v2, *parameters) for parameters in decoded)
 
 
 @torch.no_grad()
 def decoded_components(
-    vaes: nn.Module | Sequence[nn.Module], v1: Tensor, draws: Tensor
+    vaes: nn.Module | Sequence[nn.Module], v1: Tensor, draws: Tensor, tail: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Return the components of p(v2 | v1), a mixture of Gaussians with equal weights.
 
     Parameters
     ----------
-    vaes, v1, draws
+    vaes, v1, draws, tail
         As above.
 
     Returns
     -------
     loc, scale : Tensor of shape (n_models * K, n_samples, out_features)
     """
-    parts = [(loc, log_scale.expand_as(loc)) for loc, log_scale in _decoded(vaes, v1, draws)]
+    parts = [(loc, log_scale.expand_as(loc)) for loc, log_scale in _decoded(vaes, v1, draws, tail)]
     loc, log_scale = (torch.cat(part) for part in zip(*parts, strict=True))
     return loc, log_scale.exp()
 
 
 @torch.no_grad()
 def decoded_covariance(
-    vaes: nn.Module | Sequence[nn.Module], v1: Tensor, draws: Tensor
+    vaes: nn.Module | Sequence[nn.Module], v1: Tensor, draws: Tensor, tail: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Return mean and covariance of p(v2 | v1).
 
@@ -179,7 +185,7 @@ def decoded_covariance(
 
     Parameters
     ----------
-    vaes, v1, draws
+    vaes, v1, draws, tail
         As above.
 
     Returns
@@ -187,7 +193,7 @@ def decoded_covariance(
     mean : Tensor of shape (n_samples, out_features)
     covariance : Tensor of shape (n_samples, out_features, out_features)
     """
-    loc, scale = decoded_components(vaes, v1, draws)
+    loc, scale = decoded_components(vaes, v1, draws, tail)
     mean = loc.mean(0)
     deviation = loc - mean
     latent = torch.einsum("kni,knj->nij", deviation, deviation) / len(loc)
@@ -236,12 +242,18 @@ def _log_mean_exp(chunks):
     return total - math.log(n_draws)
 
 
-def _decoded(vaes, v1, draws):
+def _decoded(vaes, v1, draws, tail):
     # Mean and log scale of p(v2 | z) at the draws of z ~ q(z | v1), in chunks of draws.
+    log_tail = math.log(tail)
     for vae in _models(vaes):
-        loc, log_scale = vae.encoder.loc_and_log_scale(v1)
+        m, log_s = vae.encoder.loc_and_log_scale(v1)
         for eps in _chunks(vae.decoder, v1, draws):
-            yield vae.decoder.loc_and_log_scale(torch.addcmul(loc, log_scale.exp(), eps))
+            loc, log_scale = vae.decoder.loc_and_log_scale(torch.addcmul(m, log_s.exp(), eps))
+            if log_tail:  # once
+                log_scale = log_scale.expand_as(loc).clone()
+                log_scale[0] += log_tail
+                log_tail = 0.0
+            yield loc, log_scale
 
 
 def _chunks(module, v1, draws):

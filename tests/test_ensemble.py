@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn.datasets import load_diabetes, load_wine
 from skorch.callbacks import Callback
 from torch import nn
@@ -229,3 +230,37 @@ def test_partial_fit_from_the_start(diabetes):
     scores = [model.partial_fit(X, y).score_samples(X, y).mean() for _ in range(10)]
     assert len(model.modules_) == 3
     assert scores[-1] > scores[0]
+
+
+# The tail
+
+
+def test_the_tail_is_one_component_with_a_larger_scale(diabetes):
+    X, y = diabetes
+    params = {"n_estimators": 3, "random_state": 0, **FAST, "n_draws": 120}
+    model = GaussianVAERegressor(tail=4.0, **params).fit(X, y)
+    plain = GaussianVAERegressor(tail=1.0, **params).fit(X, y)
+    loc, scale = (part[..., 0] for part in model._predict_components(X))
+    plain_loc, plain_scale = (part[..., 0] for part in plain._predict_components(X))
+    np.testing.assert_array_equal(loc, plain_loc)
+    np.testing.assert_allclose(scale[0], 4 * plain_scale[0])
+    np.testing.assert_array_equal(scale[1:], plain_scale[1:])
+    mean, std = model.predict(X, return_std=True)
+    np.testing.assert_allclose(mean, loc.mean(0))
+    np.testing.assert_allclose(std**2, (scale**2).mean(0) + loc.var(0), rtol=1e-6)
+    expected = stats.norm(loc, scale).pdf(y).mean(0)
+    np.testing.assert_allclose(model.score_samples(X, y), np.log(expected), rtol=1e-6)
+    draws = model.sample(X[:4], 200_000, random_state=0)
+    np.testing.assert_allclose(draws.std(0), std[:4], rtol=0.02)
+    far = model.predict(X[:1]) + 12 * std[0]
+    assert model.score_samples(X[:1], far) > plain.score_samples(X[:1], far) + 10
+
+
+def test_few_components_have_no_tail(diabetes):
+    X, y = diabetes
+    models = [
+        GaussianVAERegressor(tail=tail, random_state=0, n_estimators=1, **FAST).fit(X, y)
+        for tail in (1.0, 5.0)
+    ]
+    densities = [model.score_samples(X, y) for model in models]
+    np.testing.assert_array_equal(*densities)
