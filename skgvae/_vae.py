@@ -447,7 +447,7 @@ class GaussianVAE(BaseGaussianVAE):
                 "isotropic": isotropic,
                 "weight": weight,
                 "n_components": n,
-                "seed": self._train_seed,
+                "seed": self._draws_seed,  # the same for all starts: they must be of one shape
             }
             if self.n_components_ < X.shape[1]:
                 model = mixture_of_factors(X, self.n_components_, **params)
