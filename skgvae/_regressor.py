@@ -32,8 +32,9 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
 
     It may have several modes, noise that depends on x, and correlated targets. For each row,
     in nats, the loss is :math:`-\log \tfrac1K \sum_k p(y | z_k) + w \, KL(q(z | x) \| p(z))`
-    with K = ``n_train_draws`` and w = ``kl_weight``: what is trained is what
-    :meth:`score_samples` reports.
+    with K = ``n_train_draws`` and w = ``kl_weight``. Several such models are trained at once
+    (``n_estimators``), and predictions are those of their mixture, of ``n_draws`` Gaussians
+    in all, one of them wider than the decoder says (``tail``).
 
     Columns and targets are standardised inside; whatever comes out is in the units of y.
     A feature that lies further outside its training range than that range is wide is moved
@@ -86,7 +87,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         Epochs without improvement after which training stops. "auto" is half of
         ``max_epochs``, and 10 at least.
     n_draws : int, default=256
-        Draws of z in prediction, the components of the mixture: scrambled Sobol points
+        Draws of z in prediction, the components of the mixture, shared out equally (rounded
+        up) between the models: scrambled Sobol points
         that are seeded in ``fit`` and shared by all rows, so that answers do not depend on
         which rows are asked for together. A power of two is best.
     n_init : int, default=1

@@ -65,7 +65,7 @@ class RowDataset(Dataset):
 
     @property
     def label(self) -> Tensor | None:
-        """Indices of classes, of shape (n_samples,)."""
+        """Class index of each row, of shape (n_samples,)."""
         return self._column(2)
 
     def subset(self, rows) -> RowDataset:
