@@ -117,7 +117,9 @@ def test_honest_density_and_intervals_on_linear_data(r2, seed):
     x = rng.standard_normal((7000, 1))
     slope, noise = np.sqrt(r2), np.sqrt(1 - r2)
     y = 100 + slope * x[:, 0] + noise * rng.standard_normal(7000)
-    model = GaussianVAERegressor(random_state=seed).fit(x[:4000], y[:4000])
+    model = GaussianVAERegressor(n_estimators=3, max_epochs=60, random_state=seed).fit(
+        x[:4000], y[:4000]
+    )
     x, y = x[4000:], y[4000:]
     truth = stats.norm.logpdf(y, 100 + slope * x[:, 0], noise).mean()
     assert model.score_samples(x, y).mean() == pytest.approx(truth, abs=0.02)
@@ -137,7 +139,7 @@ def test_the_mean_is_protected_from_the_noise():
     mean = 3 * np.sin(4 * X[:, 0]) * X[:, 1]
     std = np.where(X[:, 0] > 0, 0.02, 0.3)
     y = mean + std * rng.standard_normal(1500)
-    model = GaussianVAERegressor(random_state=0).fit(X[:1000], y[:1000])
+    model = GaussianVAERegressor(max_epochs=120, random_state=0).fit(X[:1000], y[:1000])
     error = np.sqrt(np.mean((model.predict(X[1000:]) - mean[1000:]) ** 2))
     assert error < 0.15
     _, found = model.predict(X[1000:], return_std=True)
@@ -149,7 +151,8 @@ def test_two_modes_are_found():
     x = rng.uniform(-1, 1, (3000, 1))
     branch = rng.choice([-1, 1], 3000)
     y = branch * (1 + 0.3 * x[:, 0]) + 0.05 * rng.standard_normal(3000)
-    model = GaussianVAERegressor(kl_weight=0.1, n_train_draws=16, random_state=0).fit(x, y)
+    params = {"kl_weight": 0.1, "n_train_draws": 16, "n_estimators": 2, "max_epochs": 120}
+    model = GaussianVAERegressor(**params, random_state=0).fit(x, y)
     at = np.zeros((1, 1))
     between, at_mode = (model.score_samples(at, [v])[0] for v in (0.0, 1.0))
     assert at_mode > between + 2
@@ -159,7 +162,7 @@ def test_two_modes_are_found():
 
 def test_targets_may_be_correlated_given_x(two_targets):
     X, Y = two_targets
-    model = GaussianVAERegressor(random_state=0).fit(X, Y)
+    model = GaussianVAERegressor(n_estimators=2, max_epochs=100, random_state=0).fit(X, Y)
     mean, covariance = model.predict(X[:200], return_cov=True)
     assert mean.shape == (200, 2)
     assert covariance.shape == (200, 2, 2)
@@ -333,11 +336,12 @@ def test_rounded_targets_have_a_floor():
 def test_constant_target():
     X = np.random.default_rng(0).standard_normal((60, 2))
     with pytest.warns(PosteriorCollapseWarning):
-        model = GaussianVAERegressor(kl_weight=1.0, **FAST).fit(X, np.full(60, 3.0))
+        model = GaussianVAERegressor(kl_weight=1.0, n_estimators=1, max_epochs=60, random_state=0)
+        model.fit(X, np.full(60, 3.0))
     np.testing.assert_allclose(model.predict(X), 3.0, atol=0.2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PosteriorCollapseWarning)  # there is nothing to find
-        model = GaussianVAERegressor(random_state=0).fit(X, np.full(60, 3.0))
+        model = GaussianVAERegressor(max_epochs=60, random_state=0).fit(X, np.full(60, 3.0))
     mean, std = model.predict(X, return_std=True)
     np.testing.assert_allclose(mean, 3.0, atol=0.01)
     np.testing.assert_allclose(std, 0.01, atol=0.005)
