@@ -330,6 +330,9 @@ class BaseGaussianVAE(
             spec["activation"] = ACTIVATIONS[spec["activation"]]
         for bound in ("min_noise", "max_noise"):
             spec[bound] = torch.as_tensor(spec[bound])
+        for name, value in spec.items():
+            if isinstance(value, nn.Module):  # such as a prior: each module has its own
+                spec[name] = copy.deepcopy(value)
         module_class = (self.net_params or {}).get("module", GaussianVAEModule)
         # float32 also where torch's default dtype is another.
         return module_class(**spec, generator=generator).float()
@@ -373,7 +376,7 @@ class BaseGaussianVAE(
 
     def _train(self, train, valid, X, y, epochs=None, n_starts=1):
         """Train all modules, each on its rows; of each so many starts keep the best."""
-        net, callbacks = self.net_, self.net_.callbacks_
+        net, callbacks, n_before = self.net_, self.net_.callbacks_, len(self.net_.history)
         try:
             if valid[0] is not None:
                 net.train_split = predefined_split(StackedRows(valid))
@@ -385,15 +388,20 @@ class BaseGaussianVAE(
                 self._run(train, epochs)
         finally:
             net.train_split, net.callbacks_ = None, callbacks  # a fitted model holds no data
+        kept = list(range(len(net.stack_)))
+        known = self.history_ if epochs is not None and n_before else []
+        if epochs is None:  # a single pass does not change which module transforms
+            kept = _choose_best(net.final_losses(), n_starts)
         best = dict(callbacks).get("best_epoch")
-        kept = _choose_best(net.final_losses(), n_starts)
-        self.n_epochs_ = len(net.history)
-        self.best_epoch_ = self.n_epochs_ if best is None else int(best.best_epochs_[kept[0]])
-        self.history_ = [
-            _scalars(record, kept[0]) for record in net.history if "train_loss" in record
-        ]
-        if kept != list(range(len(net.stack_))):
-            self._keep_modules(kept)
+        n_after, self.best_epoch_ = len(net.history), len(net.history)
+        if best is not None:
+            n_after, self.best_epoch_ = (
+                int(epochs_[kept[0]]) for epochs_ in (best.last_epochs_, best.best_epochs_)
+            )
+        records = [r for r in net.history[n_before:n_after] if "train_loss" in r]
+        self.history_ = known + [_scalars(record, kept[0]) for record in records]
+        self.n_epochs_ = len(self.history_)
+        self._keep_modules(kept)
         self._describe([train[i] for i in kept])
         if self.n_active_components_ == 0:
             warnings.warn(
@@ -409,10 +417,9 @@ class BaseGaussianVAE(
 
     def _keep_modules(self, kept):
         """Let the net hold these of its modules, in this order."""
-        old, modules = self.net_, self.modules_
-        self._train_seeds = [self._train_seeds[i] for i in kept]
-        self.net_ = self._make_net([modules[i] for i in kept]).initialize()
-        self.net_.history = old.history
+        if kept != list(range(len(self.modules_))):
+            self._train_seeds = [self._train_seeds[i] for i in kept]
+            self.net_.keep_modules(kept)
 
     @torch.no_grad()
     def _describe(self, train):
@@ -530,6 +537,7 @@ class BaseGaussianVAE(
         net = before.get("net_")
         if net is not None:  # which a continued fit trains in place
             parts = net.stack_, net.optimizer_
+            optimizer = net.optimizer_
             states = [copy.deepcopy(part.state_dict()) for part in parts]
             n_epochs = len(net.history)
         try:
@@ -538,6 +546,7 @@ class BaseGaussianVAE(
             vars(self).clear()
             vars(self).update(before)
             if net is not None:
+                net.optimizer_ = optimizer
                 for part, state in zip(parts, states, strict=True):
                     part.load_state_dict(state)
                 net.stack_.tie()  # the failed fit stacked the modules anew
@@ -562,10 +571,9 @@ class BaseGaussianVAE(
         return (copy.deepcopy(module).double() if dtype == np.float64 else module).eval()
 
     def _draws(self, width=None):
-        """Return the draws of z that all rows share, for each of the modules."""
-        return latent_draws(
-            self._n_draws_per_module(), width or self.n_components_, self._draws_seed
-        )
+        """Return the draws of z that all rows share, shared out between the modules."""
+        n_draws = self._n_draws_per_module() * len(self.modules_)
+        return latent_draws(n_draws, width or self.n_components_, self._draws_seed)
 
     def _n_draws_per_module(self):
         return -(-self.n_draws // len(self.modules_))
@@ -685,10 +693,11 @@ def _module_params(net_params):
     prefix = "module__"
     params = {k: v for k, v in (net_params or {}).items() if k.startswith(prefix)}
     params = {k.removeprefix(prefix): v for k, v in params.items()}
-    fixed = {"in_features", "latent_features", "out_features"} & set(params)
+    fixed = {"in_features", "latent_features", "out_features", "n_prior_components"} & set(params)
     if fixed:
         raise ValueError(
-            f"net_params sets {sorted(fixed)}, which follow from the data and from n_components."
+            f"net_params sets {sorted(fixed)}, which follow from the data, from n_components and "
+            "from n_prior_components."
         )
     return params
 

@@ -19,6 +19,7 @@ from ._sklearn_callbacks import with_callbacks
 from .likelihood import class_log_prob
 from .nn import ClassifierHead, GaussianVAEClassifierModule
 from .objectives import JointLoss
+from .stack import ModuleStack
 
 MIN_VALIDATION_LABELS = 10
 # Precision of the prior on the weights of the default head: 1 / C of LogisticRegression.
@@ -551,8 +552,23 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             return train
         repeats = torch.where(is_labeled, n_times, 1)
         weight = torch.ones(len(train)) if train.weight is None else train.weight
+        train = copy.copy(train)  # which other members see too
         train.weight, train.label_weight = weight / repeats, train.label_weight / repeats
         return train.subset(torch.arange(len(train)).repeat_interleave(repeats))
+
+    def _new_modules(self, rows, seeds):
+        modules = super()._new_modules(rows, seeds)
+        if len(modules) > 1:
+            stack = ModuleStack(copy.deepcopy(modules[:2]))
+            v1, v2 = (torch.stack([v[:2], v[:2]]) for v in (rows[0].v1, rows[0].v2))
+            try:
+                stack.classify(v1, v2)
+            except Exception as error:
+                raise ValueError(
+                    "Several of these classifiers cannot be trained at once: use n_estimators=1 "
+                    f"and n_init=1. torch says: {error}"
+                ) from error
+        return modules
 
     def _make_module(self, generator):
         vae = super()._make_module(generator)

@@ -364,8 +364,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         noise : ndarray of shape (n_samples,) or (n_samples, n_targets)
             E[σ²(z)], the mean of the decoder's variances.
         latent : ndarray like noise
-            Var[μ(z)], the variance of the decoder's means: spread of y that the latent
-            explains. It is no uncertainty of the weights.
+            Var[μ(z)], the variance of the decoder's means over z and over the models of the
+            ensemble: spread of y that the latent explains, and where they disagree.
         """
         _, *parts = self._with_draws(self._with_tail(decoded_moments), X)
         to_units = self._target_scaler.inverse_variance

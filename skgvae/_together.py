@@ -257,7 +257,8 @@ def _take_part(own, net, part):
         entries = {name: np.array(values[part]) for name, values in record["modules"].items()}
         for name, values in entries.items():
             own.record_for_members({name: values}, np.any if values.dtype == bool else np.mean)
-    own.member_terms_ = {"train": {"loss": entries["train_loss"]}}
+    if len(net.history):
+        own.member_terms_ = {"train": {"loss": entries["train_loss"]}}
 
 
 def _structure(stacked):

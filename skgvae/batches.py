@@ -108,13 +108,15 @@ class StackedRows(Dataset):
     """
 
     def __init__(self, members: Sequence[RowDataset]):
-        tables = {id(member._table[0]): member._table for member in members}
+        tables = {tuple(map(id, member._table)): member._table for member in members}
         ends = accumulate(len(v1) for v1, *_ in tables.values())
         starts = {i: end - len(tables[i][0]) for i, end in zip(tables, ends, strict=True)}
         self._table = _concatenate(list(tables.values()))
         self._index = None
         if len(members) > 1 or members[0]._index is not None:
-            self._index = torch.stack([_rows_of(m) + starts[id(m._table[0])] for m in members])
+            self._index = torch.stack(
+                [_rows_of(m) + starts[tuple(map(id, m._table))] for m in members]
+            )
         self.weight = _stack([member.weight for member in members])
         self.label_weight = _stack([member.label_weight for member in members])
         self.n_members, self.n_rows = len(members), len(members[0])
@@ -145,7 +147,7 @@ class StackedRows(Dataset):
         rows : slice or Tensor of shape (n_models, n)
             Some of the rows of each model.
         """
-        pick = _pick(rows, self.n_rows)
+        pick = _pick(rows, self._table[0].device)
         index = pick(self._index)
         weights = (None if w is None else pick(w) for w in (self.weight, self.label_weight))
         return _batch(self._table, index, *weights)
@@ -212,10 +214,11 @@ def _batch(table, index, weight, label_weight):
     return (rows, weight, label[index], label_weight), targets
 
 
-def _pick(rows, n_rows):
+def _pick(rows, device):
     """Return a function that takes these rows of a (n_models, n_rows) tensor, None for all."""
     if isinstance(rows, slice):
-        return lambda t: torch.arange(n_rows)[None, rows] if t is None else t[:, rows]
+        every = torch.arange(rows.start, rows.stop, device=device)[None]
+        return lambda t: every if t is None else t[:, rows]
     return lambda t: rows if t is None else t.gather(1, rows)
 
 

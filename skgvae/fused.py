@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .nn import GaussianMLP, StandardNormalPrior
-from .objectives import Bound, elbo, importance_weighted_bound, predictive_bound
+from .objectives import Bound, elbo, importance_weighted_bound, predictive_bound, split_weight
 
 __all__ = ["FUSED_BOUNDS", "fused_bound", "fused_mlp", "is_fusable", "is_fusable_vae"]
 
@@ -316,8 +316,7 @@ def _combine(objective, log_lik, kl, z, eps, log_s):
     value, share = torch.logsumexp(log_w, 1) - math.log(n_draws), log_w.softmax(1)
     if not isinstance(weight, Tensor) and weight == 1:
         return value, share, share, 0.0
-    weight = torch.as_tensor(weight, dtype=kl.dtype, device=kl.device)
-    below, above = weight.clamp(max=1), (weight - 1).clamp(min=0)
+    below, above = split_weight(weight)
     value = below * value + (1 - below) * log_lik.mean(1) - above * kl
     below, above = _rows_first(below), _rows_first(above)
     prior_share = below * share

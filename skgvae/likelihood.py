@@ -3,14 +3,15 @@
 All rows share one set of draws. Then an answer depends on its own row alone, not on how many
 rows are asked for or in which order, and a second call gives the same answer.
 
-Where a function takes several models, it answers for their mixture with equal weights.
+Where a function takes several models, it answers for their mixture with equal weights; the draws
+are shared out between them, and their number is a multiple of that of the models.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, starmap
 
 import torch
 from torch import Tensor, nn
@@ -130,7 +131,7 @@ def decoded_moments(
         mean = mean + deviation.sum(0)
         square = square + deviation.square().sum(0)
         noise = noise + torch.exp(2 * log_scale).expand_as(loc).sum(0)
-    n = len(vaes) * len(draws)
+    n = len(draws)
     mean = mean / n
     return centre + mean, noise / n, (square / n - mean.square()).clamp(min=0)
 
@@ -167,7 +168,7 @@ def decoded_components(
 
     Returns
     -------
-    loc, scale : Tensor of shape (n_models * K, n_samples, out_features)
+    loc, scale : Tensor of shape (K, n_samples, out_features)
     """
     parts = [(loc, log_scale.expand_as(loc)) for loc, log_scale in _decoded(vaes, v1, draws, tail)]
     loc, log_scale = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -217,19 +218,25 @@ def class_log_prob(joints: nn.Module | Sequence[nn.Module], v1: Tensor, draws: T
         From :func:`latent_draws`, for z and for the estimate of v2.
     """
 
-    def log_probs(joint):
+    def log_probs(joint, own):
         loc, log_scale = joint.encoder.loc_and_log_scale(v1)
-        for eps in _chunks(joint, v1, draws):
+        for eps in _chunks(joint, v1, own):
             eps_z, eps_target = eps.tensor_split([loc.shape[-1]], -1)
             decoded = joint.decoder.loc_and_log_scale(torch.addcmul(loc, log_scale.exp(), eps_z))
             estimate = torch.addcmul(decoded[0], decoded[1].exp(), eps_target)
             yield joint.classify(v1, estimate).log_softmax(-1)
 
-    return _log_mean_exp(chain.from_iterable(map(log_probs, _models(joints))))
+    return _log_mean_exp(chain.from_iterable(starmap(log_probs, _share_out(draws, joints))))
 
 
 def _models(vaes):
     return [vaes] if isinstance(vaes, nn.Module) else vaes
+
+
+def _share_out(draws, vaes):
+    # Parts of one sequence fill the space together.
+    vaes = _models(vaes)
+    return zip(vaes, draws.split(len(draws) // len(vaes)), strict=True)
 
 
 def _log_mean_exp(chunks):
@@ -245,9 +252,9 @@ def _log_mean_exp(chunks):
 def _decoded(vaes, v1, draws, tail):
     # Mean and log scale of p(v2 | z) at the draws of z ~ q(z | v1), in chunks of draws.
     log_tail = math.log(tail)
-    for vae in _models(vaes):
+    for vae, own in _share_out(draws, vaes):
         m, log_s = vae.encoder.loc_and_log_scale(v1)
-        for eps in _chunks(vae.decoder, v1, draws):
+        for eps in _chunks(vae.decoder, v1, own):
             loc, log_scale = vae.decoder.loc_and_log_scale(torch.addcmul(m, log_s.exp(), eps))
             if log_tail:  # once
                 log_scale = log_scale.expand_as(loc).clone()

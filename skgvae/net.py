@@ -298,11 +298,17 @@ class GaussianVAENet(NeuralNet):
             for cb in callbacks
             for hook in _BATCH_HOOKS
         )
+        self.member_terms_ = {}
         try:
             with self._few_threads():
                 super().fit_loop(X, y, epochs=epochs, **fit_params)
         except EarlyStop:
             pass
+        except Exception:
+            best = dict(self.callbacks_).get("best_epoch")
+            if hasattr(best, "_best_state"):
+                best.on_train_end(self)
+            raise
         except KeyboardInterrupt:
             if not any(isinstance(cb, EarlyStopping) for cb in callbacks):  # it raises this too
                 warnings.warn(
@@ -319,7 +325,6 @@ class GaussianVAENet(NeuralNet):
     def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
         if self.stop_training_:
             raise EarlyStop
-        self.member_terms_ = {}
         super().on_epoch_begin(net, dataset_train, dataset_valid, **kwargs)
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
@@ -352,6 +357,27 @@ class GaussianVAENet(NeuralNet):
         loss = terms.get("loss", np.full(len(self.stack_), math.inf))
         return np.where(np.isnan(loss), math.inf, loss)
 
+    def keep_modules(self, which: list[int]) -> None:
+        """Hold these modules alone, in this order, with a new optimizer.
+
+        Parameters
+        ----------
+        which : list of int
+            Indices of modules.
+        """
+        self.module = [self.stack_.members[i] for i in which]
+        self.seed = [self.seed[i] for i in which]
+        self.initialize_module()
+        self.initialize_optimizer()
+        self.member_terms_ = {
+            part: {name: values[which] for name, values in terms.items()}
+            for part, terms in getattr(self, "member_terms_", {}).items()
+        }
+        best = dict(self.callbacks_).get("best_epoch")
+        for name in ("best_losses_", "best_epochs_", "last_epochs_", "in_training_"):
+            if hasattr(best, name):
+                setattr(best, name, getattr(best, name)[which])
+
     def drop_members(self, which: np.ndarray) -> None:
         """Go on without the modules for which training has ended.
 
@@ -361,7 +387,9 @@ class GaussianVAENet(NeuralNet):
             The modules that go on.
         """
         which = which[self.in_stack_]
-        if which.all():
+        states = [t for s in self.optimizer_.state.values() for t in s.values()]
+        can_drop = all(torch.is_tensor(t) and (not t.ndim or len(t) == len(which)) for t in states)
+        if which.all() or not can_drop:
             return
         self.in_stack_ = self.in_stack_[which]
         rows = torch.from_numpy(np.flatnonzero(which)).to(self.device)

@@ -151,10 +151,16 @@ def importance_weighted_bound(
     log_ratio = vae.prior.log_prob(z) - _log_posterior(eps, log_scale)
     kl = vae.prior.kl(loc, log_scale, z).sum(-1)
     value, reconstruction = log_mean_exp(log_lik + log_ratio), -log_lik.mean(0)
-    weight = torch.as_tensor(kl_weight)
-    below, above = weight.clamp(max=1), (weight - 1).clamp(min=0)
+    below, above = split_weight(kl_weight)
     value = below * value - (1 - below) * reconstruction - above * kl
     return Bound(value, reconstruction, kl)
+
+
+def split_weight(weight: float | Tensor) -> tuple[float | Tensor, float | Tensor]:
+    """Return a weight's part below one, and what it has above one."""
+    if isinstance(weight, Tensor):
+        return weight.clamp(max=1), (weight - 1).clamp(min=0)
+    return min(weight, 1.0), max(weight - 1.0, 0.0)
 
 
 def predictive_bound(

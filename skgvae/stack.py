@@ -53,15 +53,17 @@ class ModuleStack(nn.Module):
         # Tuples, not registered: their weights are those of the stack.
         self.all_members = self.members = tuple(members)
         self.stacked = copy.deepcopy(members[0])
+        places = _places(self.stacked)
         for name, tensors in _named_tensors(members):
             owner, attribute = _owner(self.stacked, name)
-            if len(members) == 1:
+            if len(members) == 1 and _is_alone(tensors[0]):  # no copy
                 stacked = tensors[0].detach().unsqueeze(0)
             else:
                 stacked = torch.stack([t.detach() for t in tensors])
             if attribute in owner._parameters:
                 stacked = nn.Parameter(stacked, requires_grad=tensors[0].requires_grad)
-            _set(owner, attribute, stacked)
+            for place in places[id(getattr(owner, attribute))]:
+                _set(*place, stacked)
         self.tie()
 
     def __len__(self) -> int:
@@ -242,6 +244,20 @@ def _named_tensors(members):
         named = [dict(getattr(member, kind)()) for member in members]
         for name in named[0]:
             yield name, [tensors[name] for tensors in named]
+
+
+def _places(module):
+    # Where each parameter and buffer stands: a shared one in several places.
+    places = {}
+    for kind in (module.named_parameters, module.named_buffers):
+        for name, tensor in kind(remove_duplicate=False):
+            places.setdefault(id(tensor), []).append(_owner(module, name))
+    return places
+
+
+def _is_alone(tensor):
+    # Not a view of a larger stack, which would then be kept.
+    return tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
 
 
 def _owner(module, name):

@@ -11,7 +11,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
-from skgvae.likelihood import latent_draws
+from skgvae.nn import MixturePrior
 
 FAST = {"max_epochs": 4, "hidden_layer_sizes": (8,), "n_draws": 64}
 
@@ -32,6 +32,8 @@ def alone(model, i, X, y):
     n_draws = -(-model.n_draws // len(model.modules_))
     single.set_params(n_estimators=1, n_draws=n_draws)
     single._keep_modules([i])
+    part = slice(i * n_draws, (i + 1) * n_draws)
+    single._draws = lambda width=None: model._draws(width)[part]
     return single
 
 
@@ -179,11 +181,131 @@ def test_ensembles_survive_pickling_and_go_on(ensemble, diabetes):
     one = GaussianVAERegressor(random_state=0, **FAST).fit(X, y)
     n_weights = sum(p.numel() for p in one.module_.parameters())
     assert len(pickle.dumps(loaded)) < len(pickle.dumps(one)) + 2 * 4 * n_weights + 10_000
-    before = loaded.score_samples(X, y).mean()
+    before, module = loaded.score_samples(X, y).mean(), loaded.module_
+    loaded.set_params(lr=2e-3)
     for _ in range(5):
         loaded.partial_fit(X, y)
     assert len(loaded.modules_) == 3
+    assert loaded.module_ is module  # the same latent space
     assert loaded.score_samples(X, y).mean() > before
+    steps = {int(state["step"]) for state in loaded.net_.optimizer_.state.values()}
+    assert steps == {5 * 17}  # one optimizer, not five
+    assert loaded.n_epochs_ == len(loaded.history_) == 9
+
+
+def test_a_callback_keeps_what_it_saw(diabetes):
+    class Losses(Callback):
+        def initialize(self):
+            self.seen_ = []
+            return self
+
+        def on_epoch_end(self, net, **kwargs):
+            self.seen_.append(net.history[-1]["valid_loss"])
+
+    losses = Losses()
+    params = {"net_params": {"callbacks": [losses]}, "random_state": 0, **FAST}
+    model = GaussianVAERegressor(n_estimators=3, **params).fit(*diabetes)
+    assert len(losses.seen_) == 4
+    best = dict(model.net_.callbacks_)["best_epoch"]
+    assert best.best_losses_.tolist() == sorted(best.best_losses_)
+    assert model.net_.final_losses()[0] == best.best_losses_[0]
+
+
+def test_few_labels_weigh_the_same_for_every_member():
+    X, y = load_wine(return_X_y=True)
+    y = np.where(np.arange(len(y)) % 20 == 0, y, -1)
+    spreads = []
+
+    class Watch(Callback):
+        def on_epoch_begin(self, net, dataset_train=None, **kwargs):
+            spreads.append(dataset_train.weight.std(1).tolist())
+
+    params = {"net_params": {"callbacks": [Watch()]}, "random_state": 0, **FAST}
+    GaussianVAEClassifier(n_estimators=2, n_init=2, unlabeled=-1, **params).fit(X, y)
+    assert spreads[0] == pytest.approx([spreads[0][0]] * 4, rel=1e-3)
+    assert spreads[0][0] > 0
+
+
+def test_tied_weights_stay_tied():
+    class Tied(nn.Module):
+        def __init__(self, n_features, n_target_features, n_classes):
+            super().__init__()
+            self.a = nn.Linear(n_features + n_target_features, 8)
+            self.b = nn.Linear(n_features + n_target_features, 8)
+            self.b.weight = self.a.weight
+            self.scores = nn.Linear(8, n_classes)
+
+        def forward(self, v1, v2):
+            x = torch.cat([v1, v2], 1)
+            return self.scores(torch.tanh(self.a(x)) + torch.relu(self.b(x)))
+
+    X, y = load_wine(return_X_y=True)
+    for n in (1, 2):
+        model = GaussianVAEClassifier(classifier=Tied, n_estimators=n, random_state=0, **FAST)
+        classifier = model.fit(X, y).module_.classifier
+        assert classifier.a.weight is classifier.b.weight
+
+
+def test_what_cannot_be_stacked_is_refused_before_training():
+    class Recurrent(nn.Module):
+        def __init__(self, n_features, n_target_features, n_classes):
+            super().__init__()
+            self.gru = nn.GRU(n_features + n_target_features, n_classes)
+
+        def forward(self, v1, v2):
+            return self.gru(torch.cat([v1, v2], 1)[None])[0][0]
+
+    X, y = load_wine(return_X_y=True)
+    model = GaussianVAEClassifier(classifier=Recurrent, random_state=0, **FAST).fit(X, y)
+    with pytest.raises(ValueError, match="use n_estimators=1 and n_init=1"):
+        model.set_params(n_estimators=2).fit(X, y)
+
+
+def test_a_prior_of_the_user_is_copied_for_every_start(iris):
+    prior = MixturePrior(2, 3)
+    before = prior.means.clone()
+    params = {"net_params": {"module__prior": prior}, "init": "random", "random_state": 0}
+    vae = GaussianVAE(2, n_init=2, early_stopping=False, **params, **FAST).fit(iris)
+    assert vae.module_.prior is not prior
+    assert torch.equal(prior.means, before)
+    assert not torch.equal(vae.module_.prior.means, before)
+
+
+def test_a_failure_after_some_members_were_dropped_restores_all(diabetes):
+    class Fails(Callback):
+        fails = False
+
+        def on_grad_computed(self, net, named_parameters, training=False, **kwargs):
+            if self.fails and len(net.stack_) == 3:
+                for _, parameter in named_parameters:
+                    parameter.grad[1] = torch.nan
+
+        def on_epoch_begin(self, net, **kwargs):
+            if self.fails and len(net.stack_) < 3:
+                raise RuntimeError("broken")
+
+    X, y = diabetes
+    callback = Fails()
+    params = {"net_params": {"callbacks": [callback]}, "random_state": 0, "warm_start": True}
+    model = GaussianVAERegressor(n_estimators=3, **params, **FAST).fit(X, y)
+    before = model.predict(X)
+    callback.fails = True
+    with (
+        pytest.warns(RuntimeWarning, match="not finite"),
+        pytest.raises(RuntimeError, match="broken"),
+    ):
+        model.fit(X, y)
+    np.testing.assert_array_equal(model.predict(X), before)
+    callback.fails = False
+    assert len(model.partial_fit(X, y).modules_) == 3
+
+
+def test_an_optimizer_whose_state_has_other_shapes(diabetes):
+    params = {"net_params": {"optimizer": torch.optim.Adafactor}, "patience": 2}
+    model = GaussianVAERegressor(
+        n_estimators=3, random_state=0, **params, **{**FAST, "max_epochs": 30}
+    )
+    assert np.isfinite(model.fit(*diabetes).score(*diabetes))
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
@@ -221,7 +343,7 @@ def test_warm_start_goes_on_with_every_member(diabetes):
 def test_draws_are_shared_out_between_the_members(ensemble, diabetes):
     loc, scale = ensemble._predict_components(diabetes[0][:3])
     assert loc.shape == scale.shape == (3 * 22, 3, 1)  # 64 draws for three
-    assert len(latent_draws(22, 8, 0)) == 22
+    assert len(ensemble._draws()) == 3 * 22
 
 
 def test_partial_fit_from_the_start(diabetes):

@@ -95,6 +95,7 @@ MAY_IMPORT = {
         "likelihood",
         "nn",
         "objectives",
+        "stack",
     },
     "metrics": {"numpy", "sklearn", "torch", "_regressor", "mixture"},
     "mixture": TORCH_ONLY,
@@ -178,6 +179,7 @@ def test_shared_parameters_are_described_alike():
             # of the classifier
             "lr",
             "n_estimators",
+            "tail",
             "classifier",
             "class_weight",
             "unlabeled",

@@ -335,8 +335,8 @@ def test_rounded_targets_have_a_floor():
 
 def test_constant_target():
     X = np.random.default_rng(0).standard_normal((60, 2))
+    model = GaussianVAERegressor(kl_weight=1.0, n_estimators=1, max_epochs=60, random_state=0)
     with pytest.warns(PosteriorCollapseWarning):
-        model = GaussianVAERegressor(kl_weight=1.0, n_estimators=1, max_epochs=60, random_state=0)
         model.fit(X, np.full(60, 3.0))
     np.testing.assert_allclose(model.predict(X), 3.0, atol=0.2)
     with warnings.catch_warnings():

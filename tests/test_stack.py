@@ -297,6 +297,22 @@ def test_rows_of_several_models():
         assert part.weight.mean() == pytest.approx(1)
 
 
+def test_tables_with_one_input_and_several_targets():
+    v1 = torch.zeros(4, 1)
+    rows = StackedRows([RowDataset(v1, torch.full((4, 1), float(m))) for m in range(3)])
+    _, v2 = rows[slice(0, 2)]
+    assert v2[..., 0].tolist() == [[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]
+
+
+def test_one_module_of_a_stack_keeps_nothing_of_the_others():
+    modules = make_modules()
+    ModuleStack(modules)
+    alone = ModuleStack([modules[1]])
+    n_numbers = sum(tensor.numel() for _, tensor in alone.named_tensors())
+    n_bytes = sum(tensor.untyped_storage().nbytes() for tensor in modules[1].state_dict().values())
+    assert n_bytes <= 4 * n_numbers
+
+
 def test_each_model_has_an_order_of_its_own():
     rows = StackedRows([RowDataset(torch.arange(10.0)[:, None])] * 2)
     batches = TensorBatches(rows, 4, shuffle=True, generators=[seeded(0), seeded(1)])

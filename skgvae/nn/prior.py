@@ -214,7 +214,8 @@ class MixturePrior(nn.Module):
 
     def _precision_factor(self):
         # diag(1/s) (I - b), lower triangular: (C, latent, latent)
-        identity = torch.eye(self.latent_features).to(self.means)
+        like = {"dtype": self.means.dtype, "device": self.means.device}
+        identity = torch.eye(self.latent_features, **like)
         return (identity - self.coefficients.tril(-1)) * torch.exp(-self.log_scale)[..., None]
 
     def _conditional_log_prob(self, z):
