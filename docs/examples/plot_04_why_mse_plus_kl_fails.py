@@ -259,6 +259,8 @@ for draws, curve in curves.items():
         model = GaussianVAERegressor(
             kl_weight=weight,
             n_train_draws=draws,
+            n_estimators=1,
+            lr=0.005,
             batch_size=64,
             max_epochs=30,
             random_state=0,
