@@ -139,7 +139,10 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     net_ : GaussianVAENet
         The skorch net.
     module_ : GaussianVAEModule
-        The torch module.
+        The torch module; of several, that with the best validation loss. It makes the latent
+        space, and ``history_``, ``best_epoch_`` and ``kl_per_component_`` are its own.
+    modules_ : list of GaussianVAEModule
+        All modules, ``module_`` first. ``copy.deepcopy`` of one shares no memory with the others.
     device_ : str
         Where it was trained.
 
