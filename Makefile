@@ -26,6 +26,10 @@ lint: $(VENV)/.ready  ## check style and docstrings
 	$(PY) -m ruff format --check .
 	$(PY) -m numpydoc lint skgvae/*.py skgvae/nn/*.py
 
+docs: $(VENV)/.ready  ## build the site, run the gallery: docs/_build/html/index.html
+	$(PY) -m pip install --quiet -e '.[docs]' -c constraints.txt
+	$(PY) -m sphinx -W --keep-going docs docs/_build/html
+
 bench: $(VENV)/.ready  ## measure speed, tell about the other benchmarks
 	$(PY) benchmarks/speed.py
 	@echo 'The others, and what they need: benchmarks/README.md. In short, DATA a folder of sets:'
@@ -37,6 +41,7 @@ bench: $(VENV)/.ready  ## measure speed, tell about the other benchmarks
 
 clean:  ## remove the environment and what was built
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .coverage
+	rm -rf docs/_build docs/auto_examples docs/generated docs/sg_execution_times.rst
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test test-all lint bench clean
+.PHONY: help demo test test-all lint docs bench clean

@@ -53,6 +53,11 @@ MIN_DRAWS_FOR_TAIL = 100
 ACTIVE_KL = 0.01  # nats a row from which a latent component counts as used
 _SEEDS = ("split", "weights", "train", "draws")  # of one member
 
+# Where scikit-learn's HTML representation of an estimator links to.
+DOC_LINK = (
+    "https://skgvae.readthedocs.io/en/stable/generated/{estimator_module}.{estimator_name}.html"
+)
+
 
 class PosteriorCollapseWarning(UserWarning):
     """The fitted model does not use its latent space."""
@@ -92,6 +97,9 @@ class BaseGaussianVAE(
         "verbose": ["verbose"],
         "net_params": [dict, None],
     }
+
+    _doc_link_module = "skgvae"
+    _doc_link_template = DOC_LINK
 
     # What "auto" means: the learning rate, and how long to train.
     _learning_rate = 5e-3

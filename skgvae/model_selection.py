@@ -10,7 +10,7 @@ from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.utils import gen_even_slices
 from sklearn.utils.parallel import Parallel, delayed
 
-from ._base import BaseGaussianVAE
+from ._base import DOC_LINK, BaseGaussianVAE
 from ._together import drain, idle_seconds, run_together
 
 __all__ = ["StackedGridSearchCV", "StackedRandomizedSearchCV"]
@@ -95,6 +95,9 @@ class StackedGridSearchCV(GridSearchCV):  # numpydoc ignore=PR02
     2
     """
 
+    _doc_link_module = "skgvae"
+    _doc_link_template = DOC_LINK
+
     def fit(self, X, y=None, **params):
         """Run fit with all sets of parameters.
 
@@ -173,6 +176,9 @@ class StackedRandomizedSearchCV(RandomizedSearchCV):  # numpydoc ignore=PR02
     >>> len(search.cv_results_["params"])
     4
     """
+
+    _doc_link_module = "skgvae"
+    _doc_link_template = DOC_LINK
 
     def fit(self, X, y=None, **params):
         """Run fit with all sets of parameters.

@@ -1,0 +1,101 @@
+"""Sphinx builds the site from here: ``make docs``."""
+
+import os
+import re
+import warnings
+from datetime import date
+
+import skgvae
+
+project = "skgvae"
+author = "The skgvae developers"
+copyright = f"{date.today().year}, {author}"
+version = release = skgvae.__version__
+
+extensions = [
+    "numpydoc",
+    "myst_parser",  # for the pages that are kept in Markdown
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "_templates", "examples"]
+templates_path = ["_templates"]
+default_role = "literal"
+
+# References to skgvae must lead somewhere; those to others do where their inventories are at hand.
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"(?!skgvae\.).*")]
+INVENTORIES = {
+    "python": "https://docs.python.org/3",
+    "numpy": "https://numpy.org/doc/stable",
+    "sklearn": "https://scikit-learn.org/stable",
+    "skorch": "https://skorch.readthedocs.io/en/stable",
+    "torch": "https://docs.pytorch.org/docs/stable",
+}
+ONLINE = os.environ.get("READTHEDOCS") or os.environ.get("SKGVAE_DOCS_ONLINE")
+intersphinx_mapping = {name: (url, None) for name, url in INVENTORIES.items() if ONLINE}
+
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # types are written in the docstrings
+numpydoc_show_class_members = False
+numpydoc_validation_checks = set()  # by make lint
+
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "auto_examples",
+    "within_subsection_order": "FileNameSortKey",
+    "doc_module": ("skgvae",),
+    "backreferences_dir": "generated/backreferences",
+    "reference_url": {"skgvae": None},
+    "remove_config_comments": True,
+    "show_memory": False,
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = "skgvae"
+html_static_path = ["_static"]
+html_css_files = ["skgvae.css"]
+html_show_sourcelink = False
+html_sidebars = {"install": [], "benchmarks": [], "references": [], "changelog": []}
+html_theme_options = {
+    "show_prev_next": False,
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
+    "navigation_with_keys": False,
+}
+
+# Of the classical models in the examples, at the edges of their grids.
+warnings.filterwarnings("ignore", category=UserWarning, module="sklearn")
+
+
+# Labels and terms in docstrings that the estimators inherit from scikit-learn.
+OF_SKLEARN = {
+    "df_output_transform",
+    "fit",
+    "metadata_routing",
+    "r2_score",
+    "sphx_glr_auto_examples_miscellaneous_plot_set_output.py",
+}
+
+
+def escape_shapes(app, what, name, obj, options, lines):
+    """Escape what means something else to Sphinx in shapes such as (*, n_features_)."""
+    lines[:] = [re.sub(r"(\*|(?<=\w)_)(?=[,)])", r"\\\1", line) for line in lines]
+
+
+def is_known_to_sklearn(app, domain, node):
+    """Return True for references that need scikit-learn's inventory, which may be absent."""
+    return node["reftarget"] in OF_SKLEARN or None
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", escape_shapes, priority=0)
+    app.connect("warn-missing-reference", is_known_to_sklearn, priority=0)

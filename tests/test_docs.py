@@ -1,0 +1,76 @@
+"""The documentation knows every public name, and its snippets run."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import skgvae
+from skgvae.model_selection import StackedGridSearchCV, StackedRandomizedSearchCV
+
+DOCS = Path(__file__).parents[1] / "docs"
+BUILT = {"_build", "auto_examples", "examples", "generated"}
+PAGES = [p for p in sorted(DOCS.rglob("*.rst")) if not BUILT & set(p.relative_to(DOCS).parts)]
+WITH_SNIPPETS = [page for page in PAGES if ">>> " in page.read_text()]
+
+
+def public_names():
+    rooms = [room.name for room in pkgutil.iter_modules(skgvae.__path__) if room.name[0] != "_"]
+    for module in ("skgvae", *(f"skgvae.{room}" for room in rooms)):
+        yield from (f"{module}.{name}" for name in importlib.import_module(module).__all__)
+
+
+def documented_names():
+    """Return what stands in the tables of api.rst, and the constants described there."""
+    module, in_table, names = None, False, []
+    for line in (DOCS / "api.rst").read_text().splitlines():
+        if found := re.fullmatch(r"\.\. currentmodule:: (\S+)", line):
+            module = found[1]
+        elif found := re.fullmatch(r"(?:\.\. py:data:: | {13})(\w+)", line):
+            names.append(f"{module}.{found[1]}")
+        elif line.strip():
+            in_table = line == ".. autosummary::" or (in_table and line.startswith("   "))
+            if in_table and (found := re.fullmatch(r"   (\w+)", line)):
+                names.append(f"{module}.{found[1]}")
+    return names
+
+
+def test_api_page_has_every_public_name_once():
+    assert sorted(documented_names()) == sorted(public_names())
+
+
+@pytest.mark.parametrize("page", WITH_SNIPPETS, ids=lambda p: p.relative_to(DOCS).as_posix())
+def test_snippets_run(page):
+    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    results = doctest.testfile(str(page), module_relative=False, optionflags=options)
+    assert results.attempted
+    assert not results.failed
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        skgvae.GaussianVAE(),
+        skgvae.GaussianVAERegressor(),
+        skgvae.GaussianVAEClassifier(),
+        StackedGridSearchCV(skgvae.GaussianVAE(), {}),
+        StackedRandomizedSearchCV(skgvae.GaussianVAE(), {}),
+    ],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_html_links_to_the_page_of_the_estimator(estimator):
+    name = type(estimator).__name__
+    (page,) = (page for page in documented_names() if page.endswith(f".{name}"))
+    link = f"https://skgvae.readthedocs.io/en/stable/generated/{page}.html"
+    assert f'href="{link}"' in estimator._repr_html_()
+
+
+def test_html_of_a_pipeline_links_to_both_documentations():
+    html = make_pipeline(StandardScaler(), skgvae.GaussianVAE())._repr_html_()
+    assert "skgvae.GaussianVAE.html" in html
+    assert "sklearn.preprocessing.StandardScaler.html" in html
