@@ -46,6 +46,8 @@ autodoc_typehints = "none"  # types are written in the docstrings
 numpydoc_show_class_members = False
 numpydoc_validation_checks = set()  # by make lint
 
+toc_object_entries_show_parents = "hide"
+
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
@@ -78,8 +80,10 @@ warnings.filterwarnings("ignore", category=UserWarning, module="sklearn")
 
 # Labels and terms in docstrings that the estimators inherit from scikit-learn.
 OF_SKLEARN = {
+    "classes_",
     "df_output_transform",
     "fit",
+    "meta-estimator",
     "metadata_routing",
     "r2_score",
     "sphx_glr_auto_examples_miscellaneous_plot_set_output.py",
@@ -91,11 +95,11 @@ def escape_shapes(app, what, name, obj, options, lines):
     lines[:] = [re.sub(r"(\*|(?<=\w)_)(?=[,)])", r"\\\1", line) for line in lines]
 
 
-def is_known_to_sklearn(app, domain, node):
-    """Return True for references that need scikit-learn's inventory, which may be absent."""
-    return node["reftarget"] in OF_SKLEARN or None
+def leave_as_text(app, env, node, contnode):
+    """Return the text of references that need scikit-learn's inventory, which may be absent."""
+    return contnode if node["reftarget"] in OF_SKLEARN else None
 
 
 def setup(app):
     app.connect("autodoc-process-docstring", escape_shapes, priority=0)
-    app.connect("warn-missing-reference", is_known_to_sklearn, priority=0)
+    app.connect("missing-reference", leave_as_text, priority=900)  # after intersphinx
