@@ -9,8 +9,6 @@ can be given one width for all rows; ``GaussianVAERegressor`` predicts a distrib
 # %%
 # Fit both to three quarters of the rows. The mean-only regressor gets intervals from its
 # residuals on held-back rows, the best that can be done with one number.
-import argparse
-
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_diabetes
@@ -19,10 +17,6 @@ from sklearn.model_selection import train_test_split
 
 from skgvae import GaussianVAERegressor
 from skgvae.metrics import calibration_summary, neg_crps_score, probability_integral_transform
-
-parser = argparse.ArgumentParser()
-parser.add_argument("--figure", default="regression_intervals.png")
-figure_path = parser.parse_known_args()[0].figure
 
 X, y = load_diabetes(return_X_y=True)
 X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=0.25, random_state=0)
@@ -66,4 +60,4 @@ axes[1].hist(pit, bins=np.linspace(0, 1, 11), color="tab:blue", alpha=0.6)
 axes[1].axhline(len(pit) / 10, color="black", linestyle="--", label="calibrated")
 axes[1].set(xlabel="F(y | x)", ylabel="held-out rows")
 axes[1].legend()
-figure.savefig(figure_path, dpi=150)
+plt.show()

@@ -9,8 +9,6 @@ latent space follows the branches.
 
 # %%
 # Bishop's inverse problem: x = t + 0.3 sin(2πt) + noise, and t is asked for.
-import argparse
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -18,10 +16,6 @@ import torch
 from skgvae import GaussianVAERegressor
 from skgvae.metrics import log_likelihood_score
 from skgvae.nn import GaussianMLP
-
-parser = argparse.ArgumentParser()
-parser.add_argument("--figure", default="bimodal_regression.png")
-figure_path = parser.parse_known_args()[0].figure
 
 rng = np.random.default_rng(0)
 t = rng.uniform(size=3000)
@@ -31,7 +25,9 @@ X_train, X_test, t_train, t_test = x[:2000, None], x[2000:, None], t[:2000], t[2
 # %%
 # The mean-variance network is the same perceptron without a latent between x and t, trained
 # on its log density.
-model = GaussianVAERegressor(kl_weight=0.1, n_train_draws=16, random_state=0).fit(X_train, t_train)
+model = GaussianVAERegressor(
+    kl_weight=0.1, n_train_draws=16, n_estimators=1, max_epochs=100, random_state=0
+).fit(X_train, t_train)
 
 torch.manual_seed(0)
 network = GaussianMLP(1, 1, hidden_features=(64, 64), min_scale=0.01)
@@ -66,4 +62,4 @@ for axis, (title, values) in zip(axes, panels.items(), strict=True):
     axis.plot(X_test[:, 0], values, ".", markersize=2)
     axis.set(title=title, xlabel="x", ylim=(-0.3, 1.3))
 axes[0].set(ylabel="t")
-figure.savefig(figure_path, dpi=150)
+plt.show()

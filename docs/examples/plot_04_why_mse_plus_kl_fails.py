@@ -12,7 +12,6 @@ is optimal. :doc:`/why_mse_plus_kl_fails` has the formulas and their sources.
 # ----------
 # All take the rows ``x``, the decoder's mean ``mu`` and log variance ``log_var``, and the KL
 # divergence ``kl`` of each row and latent. The first two ignore ``log_var``.
-import argparse
 import math
 import warnings
 
@@ -26,10 +25,6 @@ from sklearn.preprocessing import StandardScaler
 
 from skgvae import GaussianVAERegressor, PosteriorCollapseWarning
 from skgvae.nn import GaussianVAEModule
-
-parser = argparse.ArgumentParser()
-parser.add_argument("--figure", default="why_mse_plus_kl_fails.png")
-figure_path = parser.parse_known_args()[0].figure
 
 
 def averaged_error(x, mu, log_var, kl):
@@ -298,4 +293,4 @@ axes[1].axvline(r2_linear, color="black", linestyle=":", label="KL weight = R² 
 axes[1].set(xscale="log", xlabel="KL weight", ylabel="R², training rows",
             title="diabetes, v2 = y", ylim=(-0.02, 0.7))  # fmt: skip
 axes[1].legend(loc="lower left")
-figure.savefig(figure_path, dpi=150)
+plt.show()

@@ -13,8 +13,6 @@ trained together. Afterwards the model completes half-seen digits, and knows whe
 # one unit makes them continuous, without which a density can grow without limit on their grid.
 # Fresh noise in every training step costs nothing. Networks like inputs of about unit size,
 # hence centre and scale; all results are reported in grey levels.
-import argparse
-
 import matplotlib.pyplot as plt
 import torch
 from sklearn.covariance import EmpiricalCovariance
@@ -27,10 +25,6 @@ from torch import nn
 
 from skgvae.nn import ClassifierHead, GaussianVAEClassifierModule, GaussianVAEModule
 from skgvae.objectives import JointLoss, predictive_bound
-
-parser = argparse.ArgumentParser()
-parser.add_argument("--figure", default="inside_a_larger_model.png")
-figure_path = parser.parse_known_args()[0].figure
 
 digits = load_digits()
 images_train, images_test, y_train, y_test = (
@@ -236,4 +230,4 @@ for i in range(n_shown):
 small = [axes[f"{name} {i}"] for name in names for i in range(n_shown)]
 figure.colorbar(mappable, ax=small, label="grey levels", shrink=0.18, aspect=8, anchor=(0, 0))
 figure.suptitle("Given the rows above the line: what comes next, and where is the model unsure?")
-figure.savefig(figure_path, dpi=150)
+plt.show()
