@@ -14,8 +14,9 @@ import skgvae
 PACKAGE = Path(skgvae.__file__).parent
 TORCH_ONLY = {"torch"}
 MAY_IMPORT = {
-    "nn.__init__": {"gaussian", "joint", "prior", "vae"},
+    "nn.__init__": {"gaussian", "geometry", "joint", "prior", "vae"},
     "nn.gaussian": TORCH_ONLY,
+    "nn.geometry": TORCH_ONLY,
     "nn.prior": {*TORCH_ONLY, "gaussian"},
     "nn.vae": {*TORCH_ONLY, "gaussian", "prior"},
     "nn.joint": {*TORCH_ONLY, "gaussian", "vae"},
