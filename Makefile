@@ -24,7 +24,7 @@ test-all: $(VENV)/.ready  ## run all tests, the slow ones too, with coverage
 lint: $(VENV)/.ready  ## check style and docstrings
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m numpydoc lint skgvae/*.py skgvae/nn/*.py
+	$(PY) -m numpydoc lint skgvae/*.py skgvae/display/*.py skgvae/nn/*.py
 
 bench: $(VENV)/.ready  ## measure speed, tell about the other benchmarks
 	$(PY) benchmarks/speed.py

@@ -35,8 +35,13 @@ def grid_of_axes(ax, shape, figsize, **kwargs):
         figure = plt.figure(figsize=figsize, layout="constrained")
         return figure.subplots(*shape, squeeze=False, **kwargs)
     if isinstance(ax, Axes):
+        spec = ax.get_subplotspec()
+        if spec is None:
+            raise ValueError(
+                f"ax is no subplot and cannot be divided: give {np.prod(shape)} axes, or None."
+            )
         ax.set_axis_off()
-        return ax.get_subplotspec().subgridspec(*shape).subplots(squeeze=False, **kwargs)
+        return spec.subgridspec(*shape).subplots(squeeze=False, **kwargs)
     axes = np.asarray(ax, dtype=object)
     if axes.size != np.prod(shape):
         raise ValueError(f"ax holds {axes.size} axes, but {np.prod(shape)} are needed.")

@@ -2,7 +2,7 @@
 
 import numpy as np
 from sklearn.decomposition import PCA
-from sklearn.utils import column_or_1d
+from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import check_is_fitted
 
@@ -22,6 +22,7 @@ from .axes import (
 )
 
 MARGIN = 0.08  # of the range of the rows, around a grid
+SMALLEST = 1e-12  # eigenvalue that a logarithmic scale shows
 
 
 class LatentSpaceDisplay:
@@ -116,6 +117,9 @@ class LatentSpaceDisplay:
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         estimator, X = _last_step(estimator, X)
+        if y is not None:
+            y = column_or_1d(y)
+            check_consistent_length(X, y)
         Z, std = estimator.encode(X, return_std=True)
         basis, names = _choose_plane(estimator, Z, components)
         points = Z @ basis.T
@@ -129,7 +133,7 @@ class LatentSpaceDisplay:
         return cls(
             points=points,
             covariances=np.einsum("ak,nk,bk->nab", basis, std**2, basis),
-            y=None if y is None else column_or_1d(y),
+            y=y,
             names=names,
             grid=grid,
             noise=noise,
@@ -441,25 +445,34 @@ class LatentDirectionsDisplay:
         import matplotlib as mpl
 
         # Long axes of one length: the dynamic range of lengths is left to the colour.
-        shorter = np.sqrt(self.eigenvalues[:, 0] / self.eigenvalues[:, 1])
-        room = 0.45 * np.sqrt(np.ptp(self.Z, axis=0).prod() / len(self.Z))
+        roots = np.sqrt(np.maximum(self.eigenvalues, SMALLEST))
+        blur, shorter = roots[:, 0], roots[:, 0] / roots[:, 1]
+        room = 0.45 * np.ptp(self.Z, axis=0).min() / np.sqrt(len(self.Z))
         axes = room * np.stack([np.ones_like(shorter), shorter], 1)[..., None] * self.directions
-        blur = np.sqrt(self.eigenvalues[:, 0])
-        norm = mpl.colors.LogNorm(max(blur.min(), 1e-3 * blur.max()), blur.max())
+        norm = mpl.colors.LogNorm(blur.min(), blur.max())
         colours = mpl.cm.ScalarMappable(norm, "viridis_r")
         _draw_ellipses(ax, self.Z, axes.mT @ axes, colours.to_rgba(blur), edgecolors="face")
-        ax.figure.colorbar(colours, ax=ax, label="√λ, std of the noise per unit of z")
+        bar = ax.figure.colorbar(
+            colours,
+            ax=ax,
+            label="√λ, std of the noise per unit of z",
+            ticks=mpl.ticker.LogLocator(subs=(1, 2, 5)),
+            format="%g",
+        )
+        bar.minorticks_off()
         ax.autoscale_view()
         ax.set(xlabel="component 0", ylabel="component 1")
 
     def _plot_spectrum(self, ax):
-        low, middle, high = np.quantile(np.sqrt(self.eigenvalues), [0.05, 0.5, 0.95], axis=0)
+        low, middle, high = np.quantile(
+            np.sqrt(np.maximum(self.eigenvalues, SMALLEST)), [0.05, 0.5, 0.95], axis=0
+        )
         rank = np.arange(1, len(middle) + 1)
         ax.fill_between(rank, low, high, color=BLUE, alpha=0.25, linewidth=0,
                         label="90 % of the points")  # fmt: skip
         ax.plot(rank, middle, "o-", color=BLUE, markersize=3, label="median")
         ax.axhline(
-            1, color=BLACK, linestyle=":", linewidth=1, label="one std: below, the noise hides it"
+            1, color=BLACK, linestyle=":", linewidth=1, label="below, the noise hides a unit step"
         )
         ax.set(
             yscale="log",
@@ -498,7 +511,7 @@ def _check_components(components, width):
 def _grid(points, resolution):
     """Return coordinates along both axes, a little beyond the points."""
     low, high = points.min(0), points.max(0)
-    margin = MARGIN * (high - low)
+    margin = np.where(high > low, MARGIN * (high - low), 1.0)
     return tuple(np.linspace(low - margin, high + margin, resolution).T)
 
 
@@ -518,7 +531,9 @@ def _draw_map(ax, grid, noise):
 
 
 def _is_classes(y):
-    return y.dtype.kind not in "f" and len(np.unique(y)) <= len(CLASS_COLOURS)
+    if y.dtype.kind not in "iuf":
+        return True
+    return len(np.unique(y)) <= len(CLASS_COLOURS) and np.all(y == np.round(y))
 
 
 def _groups(ax, y, n):
@@ -528,8 +543,8 @@ def _groups(ax, y, n):
     if y is None:
         yield slice(None), BLUE, None
     elif _is_classes(y):
-        for colour, value in zip(CLASS_COLOURS, np.unique(y), strict=False):
-            yield y == value, colour, str(value)
+        for i, value in enumerate(np.unique(y)):
+            yield y == value, CLASS_COLOURS[i % len(CLASS_COLOURS)], str(value)
     else:
         colours = mpl.cm.ScalarMappable(mpl.colors.Normalize(y.min(), y.max()), "viridis")
         ax.figure.colorbar(colours, ax=ax, label="y")

@@ -160,7 +160,7 @@ class PredictiveIntervalDisplay:
         import matplotlib as mpl
 
         ax = one_axes(ax, (4.8, 4.0))
-        blues = mpl.colormaps["Blues"](np.linspace(0.25, 0.6, len(self.coverages)))
+        blues = mpl.colormaps["Blues"](np.linspace(0.2, 0.5, len(self.coverages)))
         x = self.x
         if x is None:
             x = np.empty(len(self.y), int)
