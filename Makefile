@@ -24,7 +24,7 @@ test-all: $(VENV)/.ready  ## run all tests, the slow ones too, with coverage
 lint: $(VENV)/.ready  ## check style and docstrings
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m numpydoc lint skgvae/*.py skgvae/nn/*.py
+	$(PY) -m numpydoc lint skgvae/*.py skgvae/display/*.py skgvae/nn/*.py
 
 docs: $(VENV)/.ready  ## build the site, run the gallery: docs/_build/html/index.html
 	$(PY) -m pip install --quiet -e '.[docs]' -c constraints.txt

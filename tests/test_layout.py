@@ -14,8 +14,9 @@ import skgvae
 PACKAGE = Path(skgvae.__file__).parent
 TORCH_ONLY = {"torch"}
 MAY_IMPORT = {
-    "nn.__init__": {"gaussian", "joint", "prior", "vae"},
+    "nn.__init__": {"gaussian", "geometry", "joint", "prior", "vae"},
     "nn.gaussian": TORCH_ONLY,
+    "nn.geometry": TORCH_ONLY,
     "nn.prior": {*TORCH_ONLY, "gaussian"},
     "nn.vae": {*TORCH_ONLY, "gaussian", "prior"},
     "nn.joint": {*TORCH_ONLY, "gaussian", "vae"},
@@ -99,6 +100,20 @@ MAY_IMPORT = {
     },
     "metrics": {"numpy", "sklearn", "torch", "_regressor", "mixture"},
     "mixture": TORCH_ONLY,
+    "display.__init__": {"latent", "predictive", "reconstruction", "training"},
+    "display.axes": {"matplotlib", "numpy"},
+    "display.latent": {"matplotlib", "numpy", "sklearn", "_vae", "axes", "metrics"},
+    "display.predictive": {
+        "matplotlib",
+        "numpy",
+        "scipy",
+        "sklearn",
+        "_regressor",
+        "axes",
+        "metrics",
+    },
+    "display.reconstruction": {"numpy", "sklearn", "axes", "metrics"},
+    "display.training": {"numpy", "sklearn", "axes", "metrics"},
     "model_selection": {"joblib", "sklearn", "_base", "_together"},
     "__init__": {"_base", "_classifier", "_regressor", "_vae"},
 }
@@ -123,8 +138,15 @@ def test_imports_run_downward(path):
 
 
 def test_import_is_lean():
-    code = "import sys, skgvae; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, skgvae.display; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("display/*.py")), ids=name_of)
+def test_displays_use_what_is_public(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+            assert ast.unparse(node.value) in ("self", "cls"), ast.unparse(node)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +158,7 @@ def test_import_is_lean():
         "skgvae.net",
         "skgvae.likelihood",
         "skgvae.batches",
+        "skgvae.display",
         "skgvae.model_selection",
     ],
 )

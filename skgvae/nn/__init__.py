@@ -12,6 +12,7 @@ as it uses any other distribution. See Kingma & Welling, "Auto-Encoding Variatio
 """
 
 from .gaussian import MAX_SCALE, MIN_SCALE, NOISE_MODELS, GaussianMLP, SoftBound, diagonal_normal
+from .geometry import pullback_metric
 from .joint import ClassifierHead, GaussianVAEClassifierModule, JointOutput
 from .prior import MixturePrior, StandardNormalPrior
 from .vae import GaussianVAEModule, VAEOutput
@@ -30,4 +31,5 @@ __all__ = [
     "StandardNormalPrior",
     "VAEOutput",
     "diagonal_normal",
+    "pullback_metric",
 ]

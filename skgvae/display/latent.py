@@ -1,0 +1,571 @@
+"""What is where in the latent space? What becomes of the decoded as z moves."""
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils._optional_dependencies import check_matplotlib_support
+from sklearn.utils.validation import check_is_fitted
+
+from .._vae import GaussianVAE
+from ..metrics import _last_step
+from .axes import (
+    BLACK,
+    BLUE,
+    CLASS_COLOURS,
+    GREY,
+    check_image_shape,
+    grid_of_axes,
+    legend_above,
+    name_features,
+    one_axes,
+    show_image,
+)
+
+MARGIN = 0.08  # of the range of the rows, around a grid
+SMALLEST = 1e-12  # eigenvalue that a logarithmic scale shows
+
+
+class LatentSpaceDisplay:
+    """Rows in a plane of the latent space, and where the decoder is unsure.
+
+    Use :meth:`from_estimator` to make one.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n_samples, 2)
+        Posterior means in the plane.
+    covariances : ndarray of shape (n_samples, 2, 2)
+        Posterior covariances in the plane.
+    y : ndarray of shape (n_samples,) or None
+        What the colour tells.
+    names : tuple of str
+        Of the two axes.
+    grid : tuple of two ndarrays of shape (grid_resolution,) or None
+        Coordinates of the background map.
+    noise : ndarray of shape (grid_resolution, grid_resolution) or None
+        The map: σ(z) over its average (the root of ``noise_variance_``), as the geometric mean
+        over outputs. Rows belong to the second axis. Its logarithm differs from the entropy of
+        p(v2 | z), in nats for each output, by a constant. Dark regions are blurry.
+
+    Attributes
+    ----------
+    ax_ : Axes
+        Where the points are.
+    figure_ : Figure
+        Where the axes are.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skgvae import GaussianVAE
+    >>> from skgvae.display import LatentSpaceDisplay
+    >>> X, y = load_iris(return_X_y=True)
+    >>> vae = GaussianVAE(2, max_epochs=5, random_state=0).fit(X)
+    >>> display = LatentSpaceDisplay.from_estimator(vae, X, y, background=True)
+    >>> display.points.shape, display.noise.shape
+    ((150, 2), (60, 60))
+    """
+
+    def __init__(self, *, points, covariances, y=None, names, grid=None, noise=None):
+        self.points = points
+        self.covariances = covariances
+        self.y = y
+        self.names = names
+        self.grid = grid
+        self.noise = noise
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator,
+        X,
+        y=None,
+        *,
+        components=None,
+        background=False,
+        grid_resolution=60,
+        ellipses=False,
+        ax=None,
+    ):
+        """Plot the posterior of rows.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted, or a Pipeline or search that ends in one.
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,), default=None
+            Colours: classes, or a number.
+        components : pair of int or "pca", default=None
+            The axes: two components, or the principal plane of the posterior means. None: the
+            two components that carry most information.
+        background : bool, default=False
+            Whether to map the decoder's standard deviation. In wider latent spaces the plane
+            passes through the mean of the rows.
+        grid_resolution : int, default=60
+            Points of the map along each axis.
+        ellipses : bool, default=False
+            Whether to draw the posterior of each row at one standard deviation.
+        ax : Axes, default=None
+            Where to draw. None makes a figure.
+
+        Returns
+        -------
+        LatentSpaceDisplay
+            The display.
+        """
+        check_matplotlib_support(f"{cls.__name__}.from_estimator")
+        estimator, X = _last_step(estimator, X)
+        if y is not None:
+            y = column_or_1d(y)
+            check_consistent_length(X, y)
+        Z, std = estimator.encode(X, return_std=True)
+        basis, names = _choose_plane(estimator, Z, components)
+        points = Z @ basis.T
+        grid = noise = None
+        if background:
+            grid = _grid(points, grid_resolution)
+            centre = Z.mean(0)
+            flat = np.stack(np.meshgrid(*grid), -1).reshape(-1, 2)
+            noise = _relative_noise(estimator, centre + (flat - basis @ centre) @ basis)
+            noise = noise.reshape(len(grid[1]), len(grid[0]))
+        return cls(
+            points=points,
+            covariances=np.einsum("ak,nk,bk->nab", basis, std**2, basis),
+            y=y,
+            names=names,
+            grid=grid,
+            noise=noise,
+        ).plot(ax, ellipses=ellipses)
+
+    def plot(self, ax=None, *, ellipses=False):
+        """Draw the plane.
+
+        Parameters
+        ----------
+        ax : Axes, default=None
+            Where to draw. None makes a figure.
+        ellipses : bool, default=False
+            Whether to draw the posterior of each row at one standard deviation.
+
+        Returns
+        -------
+        LatentSpaceDisplay
+            The display.
+        """
+        is_classes = self.y is not None and _is_classes(self.y)
+        n_bars = (self.noise is not None) + (self.y is not None and not is_classes)
+        ax = one_axes(ax, (4.0 + 0.8 * n_bars, 3.8))
+        if self.noise is not None:
+            _draw_map(ax, self.grid, self.noise)
+        for rows, colours, label in _groups(ax, self.y, len(self.points)):
+            if ellipses:
+                _draw_ellipses(ax, self.points[rows], self.covariances[rows], colours, alpha=0.15)
+            ax.scatter(*self.points[rows].T, c=colours, s=8, linewidths=0, label=label, zorder=3)
+        if is_classes:
+            legend_above(ax, 5)
+        ax.set(xlabel=self.names[0], ylabel=self.names[1])
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+
+class LatentTraversalDisplay:
+    """What is decoded as one component of z moves and the others stay.
+
+    Use :meth:`from_estimator` to make one.
+
+    Parameters
+    ----------
+    components : ndarray of shape (n_shown,)
+        The components that move.
+    values : ndarray of shape (n_steps,)
+        Where to, relative to the start.
+    mean : ndarray of shape (n_shown, n_steps, n_outputs)
+        The decoder's means, in the units of v2.
+    start : ndarray of shape (n_outputs,)
+        The decoder's mean at the start.
+    noise_scale : ndarray of shape (n_outputs,)
+        Average standard deviation of the decoder.
+    image_shape : tuple of int or None
+        Height and width, where v2 is an image.
+    feature_names : array-like of str or None
+        Names of the outputs.
+
+    Attributes
+    ----------
+    axes_ : ndarray of Axes
+        For images of shape (n_shown, n_steps), else of shape (n_shown, 1).
+    figure_ : Figure
+        Where they are.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skgvae import GaussianVAE
+    >>> from skgvae.display import LatentTraversalDisplay
+    >>> X, _ = load_iris(return_X_y=True)
+    >>> vae = GaussianVAE(2, max_epochs=5, random_state=0).fit(X)
+    >>> LatentTraversalDisplay.from_estimator(vae, n_steps=5).mean.shape
+    (2, 5, 4)
+    """
+
+    def __init__(
+        self,
+        *,
+        components,
+        values,
+        mean,
+        start,
+        noise_scale,
+        image_shape=None,
+        feature_names=None,
+    ):
+        self.components = components
+        self.values = values
+        self.mean = mean
+        self.start = start
+        self.noise_scale = noise_scale
+        self.image_shape = image_shape
+        self.feature_names = feature_names
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator,
+        *,
+        start=None,
+        components=None,
+        span=2.0,
+        n_steps=7,
+        image_shape=None,
+        ax=None,
+    ):
+        """Plot traversals of the latent space of a fitted estimator.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted, or a Pipeline or search that ends in one.
+        start : array-like of shape (n_components,), default=None
+            The point from which z moves, as a row of ``transform``. None is the origin.
+        components : array-like of int, default=None
+            The components that move. None: the active ones by ``kl_per_component_``, the
+            largest first, six at most.
+        span : float, default=2.0
+            How far z moves to either side. For a standard normal prior the unit is its standard
+            deviation.
+        n_steps : int, default=7
+            Points of each traversal; an odd number holds the start.
+        image_shape : tuple of int, default=None
+            Height and width, where v2 is an image.
+        ax : Axes or array-like of Axes, default=None
+            Where to draw; one is divided. None makes a figure.
+
+        Returns
+        -------
+        LatentTraversalDisplay
+            The display.
+        """
+        check_matplotlib_support(f"{cls.__name__}.from_estimator")
+        estimator, _ = _last_step(estimator, None)
+        check_is_fitted(estimator)
+        width = estimator.n_components_
+        start = np.zeros(width) if start is None else np.asarray(start, dtype=np.float64)
+        if start.shape != (width,):
+            raise ValueError(f"start must hold {width} numbers, got shape {start.shape}.")
+        if components is None:
+            order = np.argsort(-estimator.kl_per_component_, kind="stable")
+            components = order[: np.clip(estimator.n_active_components_, 1, 6)]
+        components = _check_components(components, width)
+        values = np.linspace(-span, span, n_steps)
+        steps = values[:, None] * np.eye(width)[components][:, None]
+        Z = np.vstack([start[None], (start + steps).reshape(-1, width)])
+        decoded = estimator.decode(Z).reshape(len(Z), -1)
+        if image_shape is not None:
+            image_shape = check_image_shape(image_shape, decoded.shape[1])
+        is_vae = isinstance(estimator, GaussianVAE)
+        return cls(
+            components=components,
+            values=values,
+            mean=decoded[1:].reshape(len(components), n_steps, -1),
+            start=decoded[0],
+            noise_scale=np.sqrt(estimator.noise_variance_),
+            image_shape=image_shape,
+            feature_names=getattr(estimator, "feature_names_in_", None) if is_vae else None,
+        ).plot(ax)
+
+    def plot(self, ax=None):
+        """Draw a row of images for each component, or a panel of feature profiles.
+
+        Profiles show the change of the mean from the start, in standard deviations of the
+        decoder's noise: what is smaller than one drowns in it.
+
+        Parameters
+        ----------
+        ax : Axes or array-like of Axes, default=None
+            Where to draw; one is divided. None makes a figure.
+
+        Returns
+        -------
+        LatentTraversalDisplay
+            The display.
+        """
+        self.axes_ = self._plot_profiles(ax) if self.image_shape is None else self._plot_images(ax)
+        self.figure_ = self.axes_[0, 0].figure
+        return self
+
+    def _plot_images(self, ax):
+        n_shown, n_steps = self.mean.shape[:2]
+        axes = grid_of_axes(ax, (n_shown, n_steps), (0.75 * n_steps + 0.5, 0.75 * n_shown + 0.6))
+        limits = {"vmin": self.mean.min(), "vmax": self.mean.max()}
+        for component, images, row in zip(self.components, self.mean, axes, strict=True):
+            for panel, image in zip(row, images, strict=True):
+                show_image(panel, image.reshape(self.image_shape), cmap="gray_r", **limits)
+            row[0].set_ylabel(f"z{component}")
+        for panel, value in zip(axes[-1], self.values, strict=True):
+            panel.set_xlabel(f"{value:+.2g}")
+        return axes
+
+    def _plot_profiles(self, ax):
+        import matplotlib as mpl
+
+        n_shown, _, n_outputs = self.mean.shape
+        axes = grid_of_axes(ax, (n_shown, 1), (4.8, 1.3 * n_shown + 1), sharex=True)
+        colours = mpl.cm.ScalarMappable(
+            mpl.colors.Normalize(self.values.min(), self.values.max()), "cividis"
+        )
+        change = (self.mean - self.start) / self.noise_scale
+        for component, profiles, panel in zip(self.components, change, axes[:, 0], strict=True):
+            for value, profile in zip(self.values, profiles, strict=True):
+                panel.plot(np.arange(n_outputs), profile, "o-", markersize=3,
+                           linewidth=1, color=colours.to_rgba(value))  # fmt: skip
+            panel.axhspan(-1, 1, color=GREY, alpha=0.25, linewidth=0)
+            panel.set_ylabel(f"z{component}")
+        axes[0, 0].set_title("change of the mean, in std of the noise", fontsize="medium")
+        axes[0, 0].figure.colorbar(colours, ax=list(axes[:, 0]), label="change of z")
+        name_features(axes[-1, 0], n_outputs, self.feature_names)
+        return axes
+
+
+class LatentDirectionsDisplay:
+    """Blurry and sharp directions of the latent space.
+
+    In two dimensions: at each point an ellipse of steps of z that change what is decoded equally
+    much. It is long in the blurry direction and short in the sharp one; all long axes are drawn
+    equally long, and the colour says how much a step changes there: √λ standard deviations of
+    the noise per unit of z, of the smaller eigenvalue λ. In other latent spaces: the √λ of all
+    directions.
+
+    Use :meth:`from_estimator` to make one.
+
+    Parameters
+    ----------
+    Z : ndarray of shape (n_points, n_components)
+        Points of the latent space.
+    eigenvalues : ndarray of shape (n_points, n_components)
+        Of the metric there, in ascending order, from ``latent_directions``.
+    directions : ndarray of shape (n_points, n_components, n_components)
+        Their directions, in rows.
+
+    Attributes
+    ----------
+    ax_ : Axes
+        Where they are drawn.
+    figure_ : Figure
+        Where the axes are.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skgvae import GaussianVAE
+    >>> from skgvae.display import LatentDirectionsDisplay
+    >>> X, _ = load_iris(return_X_y=True)
+    >>> vae = GaussianVAE(2, max_epochs=5, random_state=0).fit(X)
+    >>> LatentDirectionsDisplay.from_estimator(vae, X).eigenvalues.shape
+    (100, 2)
+    """
+
+    def __init__(self, *, Z, eigenvalues, directions):
+        self.Z = Z
+        self.eigenvalues = eigenvalues
+        self.directions = directions
+
+    @classmethod
+    def from_estimator(cls, estimator, X, *, grid_resolution=10, ax=None):
+        """Plot the directions of a fitted estimator.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted, or a Pipeline or search that ends in one.
+        X : array-like of shape (n_samples, n_features)
+            Rows, which say where to look.
+        grid_resolution : int or None, default=10
+            With two components: points along each axis of a grid over the rows' range. None,
+            or with more components: at the rows themselves.
+        ax : Axes, default=None
+            Where to draw. None makes a figure.
+
+        Returns
+        -------
+        LatentDirectionsDisplay
+            The display.
+        """
+        check_matplotlib_support(f"{cls.__name__}.from_estimator")
+        estimator, X = _last_step(estimator, X)
+        Z = estimator.transform(X)
+        if Z.shape[1] == 2 and grid_resolution is not None:
+            Z = np.stack(np.meshgrid(*_grid(Z, grid_resolution)), -1).reshape(-1, 2)
+        eigenvalues, directions = estimator.latent_directions(Z)
+        return cls(Z=Z, eigenvalues=eigenvalues, directions=directions).plot(ax)
+
+    def plot(self, ax=None):
+        """Draw ellipses in a plane, or else the spectrum.
+
+        Parameters
+        ----------
+        ax : Axes, default=None
+            Where to draw. None makes a figure.
+
+        Returns
+        -------
+        LatentDirectionsDisplay
+            The display.
+        """
+        ax = one_axes(ax)
+        if self.Z.shape[1] == 2:
+            self._plot_plane(ax)
+        else:
+            self._plot_spectrum(ax)
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+    def _plot_plane(self, ax):
+        import matplotlib as mpl
+
+        # Long axes of one length: the dynamic range of lengths is left to the colour.
+        roots = np.sqrt(np.maximum(self.eigenvalues, SMALLEST))
+        blur, shorter = roots[:, 0], roots[:, 0] / roots[:, 1]
+        room = 0.45 * np.ptp(self.Z, axis=0).min() / np.sqrt(len(self.Z))
+        axes = room * np.stack([np.ones_like(shorter), shorter], 1)[..., None] * self.directions
+        norm = mpl.colors.LogNorm(blur.min(), blur.max())
+        colours = mpl.cm.ScalarMappable(norm, "viridis_r")
+        _draw_ellipses(ax, self.Z, axes.mT @ axes, colours.to_rgba(blur), edgecolors="face")
+        bar = ax.figure.colorbar(
+            colours,
+            ax=ax,
+            label="√λ, std of the noise per unit of z",
+            ticks=mpl.ticker.LogLocator(subs=(1, 2, 5)),
+            format="%g",
+        )
+        bar.minorticks_off()
+        ax.autoscale_view()
+        ax.set(xlabel="component 0", ylabel="component 1")
+
+    def _plot_spectrum(self, ax):
+        low, middle, high = np.quantile(
+            np.sqrt(np.maximum(self.eigenvalues, SMALLEST)), [0.05, 0.5, 0.95], axis=0
+        )
+        rank = np.arange(1, len(middle) + 1)
+        ax.fill_between(rank, low, high, color=BLUE, alpha=0.25, linewidth=0,
+                        label="90 % of the points")  # fmt: skip
+        ax.plot(rank, middle, "o-", color=BLUE, markersize=3, label="median")
+        ax.axhline(
+            1, color=BLACK, linestyle=":", linewidth=1, label="below, the noise hides a unit step"
+        )
+        ax.set(
+            yscale="log",
+            xlabel="direction, blurriest first",
+            ylabel="√λ, std of the noise per unit of z",
+        )
+        ax.legend(fontsize="small")
+
+
+def _choose_plane(estimator, Z, components):
+    """Return the two unit vectors of a plane, and what their coordinates are called."""
+    width = Z.shape[1]
+    if width < 2:
+        raise ValueError("A plane needs a latent space of two components at least, it has one.")
+    if isinstance(components, str):
+        if components != "pca":
+            raise ValueError(f"components must be two numbers or 'pca', got {components!r}.")
+        return PCA(2).fit(Z).components_, ("1st principal axis of z", "2nd principal axis of z")
+    if components is None:
+        components = np.sort(np.argsort(-estimator.kl_per_component_, kind="stable")[:2])
+    components = _check_components(components, width)
+    if len(components) != 2:
+        raise ValueError(f"components must be two, got {components.tolist()!r}.")
+    return np.eye(width)[components], tuple(f"component {i}" for i in components)
+
+
+def _check_components(components, width):
+    components = np.atleast_1d(components)
+    if components.dtype.kind not in "iu" or components.min() < 0 or components.max() >= width:
+        raise ValueError(
+            f"components must be integers from 0 to {width - 1}, got {components.tolist()!r}."
+        )
+    return components
+
+
+def _grid(points, resolution):
+    """Return coordinates along both axes, a little beyond the points."""
+    low, high = points.min(0), points.max(0)
+    margin = np.where(high > low, MARGIN * (high - low), 1.0)
+    return tuple(np.linspace(low - margin, high + margin, resolution).T)
+
+
+def _relative_noise(estimator, Z):
+    _, std = estimator.decode(Z, return_std=True)
+    ratio = std.reshape(len(Z), -1) / np.sqrt(estimator.noise_variance_)
+    return np.exp(np.log(ratio).mean(1))
+
+
+def _draw_map(ax, grid, noise):
+    import matplotlib as mpl
+
+    # Half of the greys, so that points stay visible on the darkest.
+    greys = mpl.colors.ListedColormap(mpl.colormaps["Greys"](np.linspace(0, 0.6, 256)))
+    mesh = ax.pcolormesh(*grid, noise, cmap=greys, shading="gouraud", rasterized=True)
+    ax.figure.colorbar(mesh, ax=ax, label="σ(z) over its average")
+
+
+def _is_classes(y):
+    if y.dtype.kind not in "iuf":
+        return True
+    return len(np.unique(y)) <= len(CLASS_COLOURS) and np.all(y == np.round(y))
+
+
+def _groups(ax, y, n):
+    """Yield rows, their colours and a label; draw a colour bar for numbers."""
+    import matplotlib as mpl
+
+    if y is None:
+        yield slice(None), BLUE, None
+    elif _is_classes(y):
+        for i, value in enumerate(np.unique(y)):
+            yield y == value, CLASS_COLOURS[i % len(CLASS_COLOURS)], str(value)
+    else:
+        colours = mpl.cm.ScalarMappable(mpl.colors.Normalize(y.min(), y.max()), "viridis")
+        ax.figure.colorbar(colours, ax=ax, label="y")
+        yield slice(None), colours.to_rgba(y), None
+
+
+def _draw_ellipses(ax, points, covariances, colours, **kwargs):
+    """Draw the ellipses of one standard deviation."""
+    from matplotlib.collections import EllipseCollection
+
+    variances, axes = np.linalg.eigh(covariances)
+    angles = np.degrees(np.arctan2(axes[:, 1, 1], axes[:, 0, 1]))
+    ax.add_collection(
+        EllipseCollection(
+            2 * np.sqrt(variances[:, 1]),
+            2 * np.sqrt(variances[:, 0]),
+            angles,
+            units="xy",
+            offsets=points,
+            offset_transform=ax.transData,
+            facecolors=colours,
+            **kwargs,
+        )
+    )

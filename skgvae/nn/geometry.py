@@ -1,0 +1,58 @@
+"""How much does what is decoded change with z? The geometry of the latent space."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.func import jacfwd, vmap
+
+
+def pullback_metric(decoder: nn.Module, z: Tensor) -> Tensor:
+    r"""Return the Fisher information of p(v2 | z) about z.
+
+    .. math:: G(z) = J_\mu^T \Sigma^{-1} J_\mu
+        + \tfrac12 J_{\log\sigma^2}^T J_{\log\sigma^2}, \quad
+        \Sigma = \operatorname{diag} \sigma^2(z),
+
+    with the Jacobians J of the decoder at z. It is the metric of the Gaussians, pulled back to
+    the latent space: for a small step dz the divergence of p(v2 | z + dz) from p(v2 | z) is
+    :math:`\tfrac12 dz^T G(z) \, dz` nats. It does not depend on the units of v2.
+
+    Parameters
+    ----------
+    decoder : GaussianMLP
+        p(v2 | z): any module whose ``loc_and_log_scale(z)`` returns μ and log σ.
+    z : Tensor of shape (n_samples, latent_features)
+        Points of the latent space.
+
+    Returns
+    -------
+    Tensor of shape (n_samples, latent_features, latent_features)
+        G at each point, symmetric and positive semi-definite.
+
+    References
+    ----------
+    Arvanitidis, Hansen & Hauberg, "Latent Space Oddity: on the Curvature of Deep Generative
+    Models", 2018, arXiv:1710.11379; Arvanitidis, González-Duque, Pouplin, Kalatzis & Hauberg,
+    "Pulling back information geometry", 2022, arXiv:2106.05367.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgvae.nn import GaussianMLP, pullback_metric
+    >>> decoder = GaussianMLP(2, 5, hidden_features=(16,))
+    >>> pullback_metric(decoder, torch.zeros(3, 2)).shape
+    torch.Size([3, 2, 2])
+    """
+
+    def parameters(point):
+        loc, log_scale = decoder.loc_and_log_scale(point)
+        log_scale = log_scale.expand_as(loc)
+        return (loc, log_scale), log_scale
+
+    def metric(point):
+        (by_loc, by_log_scale), log_scale = jacfwd(parameters, has_aux=True)(point)
+        weighted = by_loc * (-log_scale).exp()[:, None]  # Σ^(-1/2) J, of shape (out, latent)
+        # log σ² = 2 log σ, which makes the factor 1/2 a 2.
+        return weighted.mT @ weighted + 2 * by_log_scale.mT @ by_log_scale
+
+    return vmap(metric)(z)
