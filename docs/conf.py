@@ -13,6 +13,7 @@ copyright = f"{date.today().year}, {author}"
 version = release = skgvae.__version__
 
 extensions = [
+    "matplotlib.sphinxext.plot_directive",
     "numpydoc",
     "myst_parser",  # for the pages that are kept in Markdown
     "sphinx.ext.autodoc",
@@ -50,6 +51,11 @@ toc_object_entries_show_parents = "hide"
 
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+plot_include_source = True
+plot_html_show_formats = False
+plot_html_show_source_link = False
+plot_formats = [("png", 150)]
 
 sphinx_gallery_conf = {
     "examples_dirs": "examples",

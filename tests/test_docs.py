@@ -48,8 +48,10 @@ def test_api_page_has_every_public_name_once():
 
 @pytest.mark.parametrize("page", WITH_SNIPPETS, ids=lambda p: p.relative_to(DOCS).as_posix())
 def test_snippets_run(page):
+    plt = pytest.importorskip("matplotlib.pyplot")
     options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     results = doctest.testfile(str(page), module_relative=False, optionflags=options)
+    plt.close("all")
     assert results.attempted
     assert not results.failed
 

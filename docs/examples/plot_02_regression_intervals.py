@@ -16,7 +16,8 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import train_test_split
 
 from skgvae import GaussianVAERegressor
-from skgvae.metrics import calibration_summary, neg_crps_score, probability_integral_transform
+from skgvae.display import PITDisplay, PredictiveIntervalDisplay
+from skgvae.metrics import calibration_summary, neg_crps_score
 
 X, y = load_diabetes(return_X_y=True)
 X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=0.25, random_state=0)
@@ -47,17 +48,8 @@ for name, value in calibration_summary(model, X_test, y_test).items():
 # %%
 # The intervals follow the rows; the transform of y by its own predictive distribution
 # function is uniform where they are right.
-order = np.argsort(model.predict(X_test))
-figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), width_ratios=[2, 1], layout="constrained")
-position = np.arange(len(order))
-axes[0].fill_between(position, low[order], high[order], alpha=0.3, label="90 % interval")
-axes[0].plot(position, model.predict(X_test)[order], label="mean")
-axes[0].plot(position, y_test[order], ".", color="black", markersize=4, label="held-out y")
-axes[0].set(xlabel="held-out rows, by predicted mean", ylabel="disease progression")
-axes[0].legend()
-pit = probability_integral_transform(model, X_test, y_test)
-axes[1].hist(pit, bins=np.linspace(0, 1, 11), color="tab:blue", alpha=0.6)
-axes[1].axhline(len(pit) / 10, color="black", linestyle="--", label="calibrated")
-axes[1].set(xlabel="F(y | x)", ylabel="held-out rows")
-axes[1].legend()
+figure, axes = plt.subplots(1, 3, figsize=(12, 4), width_ratios=[2, 1, 1], layout="constrained")
+PredictiveIntervalDisplay.from_estimator(model, X_test, y_test, ax=axes[0])
+axes[0].set(ylabel="disease progression after a year")
+PITDisplay.from_estimator(model, X_test, y_test, ax=axes[1:])
 plt.show()
