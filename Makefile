@@ -29,6 +29,7 @@ lint: $(VENV)/.ready  ## check style and docstrings
 docs: $(VENV)/.ready  ## build the site, run the gallery: docs/_build/html/index.html
 	$(PY) -m pip install --quiet -e '.[docs]' -c constraints.txt
 	$(PY) -m sphinx -W --keep-going docs docs/_build/html
+	$(PY) docs/check_links.py docs/_build/html
 
 bench: $(VENV)/.ready  ## measure speed, tell about the other benchmarks
 	$(PY) benchmarks/speed.py

@@ -46,10 +46,13 @@ for name, value in calibration_summary(model, X_test, y_test).items():
     print(f"{name:<14}{value:>6.2f}")
 
 # %%
-# The intervals follow the rows; the transform of y by its own predictive distribution
-# function is uniform where they are right.
-figure, axes = plt.subplots(1, 3, figsize=(12, 4), width_ratios=[2, 1, 1], layout="constrained")
-PredictiveIntervalDisplay.from_estimator(model, X_test, y_test, ax=axes[0])
-axes[0].set(ylabel="disease progression after a year")
-PITDisplay.from_estimator(model, X_test, y_test, ax=axes[1:])
+# The intervals follow the rows: they are wide where the outcome is uncertain.
+figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
+PredictiveIntervalDisplay.from_estimator(model, X_test, y_test, ax=axis)
+axis.set(ylabel="disease progression after a year")
+
+# %%
+# The transform of y by its own predictive distribution function is uniform where these are right:
+# a flat histogram, and a curve along the diagonal, up to what so few rows can tell.
+PITDisplay.from_estimator(model, X_test, y_test)
 plt.show()
