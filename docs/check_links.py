@@ -36,9 +36,9 @@ def broken(root):
                 yield f"{path.relative_to(root)}: {link} does not exist"
             elif target in pages and unquote(url.fragment) not in pages[target].anchors:
                 yield f"{path.relative_to(root)}: {link} has no such anchor"
-        if "auto_examples" in path.parts and path.name.startswith("plot_"):
-            if not any("sphx_glr_plot" in figure for figure in page.figures):
-                yield f"{path.relative_to(root)}: no figure"
+        is_example = path.parent.name == "auto_examples" and path.name.startswith("plot_")
+        if is_example and not any("sphx_glr_plot" in figure for figure in page.figures):
+            yield f"{path.relative_to(root)}: no figure"
 
 
 if __name__ == "__main__":

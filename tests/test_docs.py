@@ -4,6 +4,7 @@ import doctest
 import importlib
 import pkgutil
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,22 @@ def test_html_of_a_pipeline_links_to_both_documentations():
     html = make_pipeline(StandardScaler(), skgvae.GaussianVAE())._repr_html_()
     assert "skgvae.GaussianVAE.html" in html
     assert "sklearn.preprocessing.StandardScaler.html" in html
+
+
+def test_broken_links_and_missing_figures_are_found(tmp_path):
+    broken = runpy.run_path(str(DOCS / "check_links.py"))["broken"]
+    gallery = tmp_path / "auto_examples"
+    gallery.mkdir()
+    (tmp_path / "index.html").write_text(
+        '<h1 id="top-of-page">a</h1> <a href="#top-of-page">b</a> <a href="https://x.org/y">c</a>'
+        '<a href="auto_examples/plot_1.html">d</a>'
+    )
+    (gallery / "plot_1.html").write_text(
+        '<a href="../index.html#nowhere">a</a> <a href="gone.html">b</a> <img src="gone.png">'
+    )
+    assert sorted(broken(tmp_path)) == [
+        "auto_examples/plot_1.html: ../index.html#nowhere has no such anchor",
+        "auto_examples/plot_1.html: gone.html does not exist",
+        "auto_examples/plot_1.html: gone.png does not exist",
+        "auto_examples/plot_1.html: no figure",
+    ]
