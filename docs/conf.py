@@ -2,7 +2,6 @@
 
 import os
 import re
-import warnings
 from datetime import date
 
 import skgvae
@@ -45,7 +44,6 @@ autosummary_generate = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # types are written in the docstrings
 numpydoc_show_class_members = False
-numpydoc_validation_checks = set()  # by make lint
 
 toc_object_entries_show_parents = "hide"
 
@@ -79,10 +77,6 @@ html_theme_options = {
     "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
     "navigation_with_keys": False,
 }
-
-# Of the classical models in the examples, at the edges of their grids.
-warnings.filterwarnings("ignore", category=UserWarning, module="sklearn")
-
 
 # Labels and terms in docstrings that the estimators inherit from scikit-learn.
 OF_SKLEARN = {
