@@ -255,7 +255,7 @@ def _last_step(estimator, X):
     # A pipeline's own score_samples knows no y, and its predict no components.
     while True:
         if isinstance(estimator, Pipeline):
-            if len(estimator) > 1:
+            if len(estimator) > 1 and X is not None:
                 X = estimator[:-1].transform(X)
             estimator = estimator[-1]
         elif hasattr(estimator, "best_estimator_"):  # a search

@@ -102,6 +102,7 @@ MAY_IMPORT = {
     "mixture": TORCH_ONLY,
     "display.__init__": {"latent", "predictive", "reconstruction", "training"},
     "display.axes": {"matplotlib", "numpy"},
+    "display.conftest": set(),
     "display.latent": {"matplotlib", "numpy", "sklearn", "_vae", "axes", "metrics"},
     "display.predictive": {
         "matplotlib",
