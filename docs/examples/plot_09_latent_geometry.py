@@ -12,18 +12,12 @@ the noise there.
 # A plane for three grape varieties
 # ---------------------------------
 # Thirteen measurements of wines, and a latent space of two components that can be drawn.
-import argparse
-
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_wine
 
 from skgvae import GaussianVAE
 from skgvae.display import LatentDirectionsDisplay, LatentSpaceDisplay
-
-parser = argparse.ArgumentParser()
-parser.add_argument("--figure", default="latent_geometry.png")
-figure_path = parser.parse_known_args()[0].figure
 
 X, y = load_wine(return_X_y=True)
 vae = GaussianVAE(2, random_state=0).fit(X)
@@ -92,4 +86,4 @@ LatentDirectionsDisplay.from_estimator(vae, X, grid_resolution=12, ax=axes[1])
 axes[1].scatter(*Z.T, s=6, color="black")
 axes[0].set_title("blurry regions", pad=22)
 axes[1].set_title("blurry directions", pad=22)
-figure.savefig(figure_path, dpi=150)
+plt.show()
