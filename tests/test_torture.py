@@ -152,7 +152,7 @@ def check(kind, shape, values, form, weights, target, seed, **params):
     try:
         model.fit(X, y, sample_weight=weight)
     except (ValueError, TypeError) as error:
-        assert len(str(error)) > 20
+        assert len(str(error)) > 20  # noqa: PT017
         assert set(vars(model)) == set(model.get_params(deep=False))
     else:
         assert values not in ("NaN", "inf")
