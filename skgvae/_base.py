@@ -51,6 +51,8 @@ ROWS_PER_CHUNK = 1024
 N_DESCRIBED = 10_000
 MIN_DRAWS_FOR_TAIL = 100
 ACTIVE_KL = 0.01  # nats a row from which a latent component counts as used
+# Raised by each change of what a saved model holds.
+STATE_VERSION = 1
 _SEEDS = ("split", "weights", "train", "draws")  # of one member
 
 # Where scikit-learn's HTML representation of an estimator links to.
@@ -730,12 +732,19 @@ class BaseGaussianVAE(
         if net is not None:
             weights = net.stack_.stacked.state_dict().items()
             state["_weights"] = {name: w.cpu().numpy() for name, w in weights}
+            state["_state_version"] = STATE_VERSION
             state["device_"] = str(state["device_"])
         return state
 
     def __setstate__(self, state):
         state = dict(state)
-        weights = state.pop("_weights", None)
+        weights, version = state.pop("_weights", None), state.pop("_state_version", None)
+        if weights is not None and version != STATE_VERSION:
+            raise ValueError(
+                f"This {type(self).__name__} was saved by another version of skgvae, in form "
+                f"{version}, where this one reads form {STATE_VERSION}. Load it with the version "
+                "that saved it, or fit it anew."
+            )
         super().__setstate__(state)
         if weights is None:
             return
@@ -793,7 +802,8 @@ def drop_unweighted(sample_weight, X, *arrays):
     kept = weight > 0
     if kept.sum() < 2:
         raise ValueError(f"sample_weight is positive for {kept.sum()} rows; 2 are needed.")
-    return weight[kept] / weight[kept].mean(), *(array[kept] for array in (X, *arrays))
+    weight = weight[kept] / weight[kept].max()  # so that the sum of huge ones stays finite
+    return weight / weight.mean(), *(array[kept] for array in (X, *arrays))
 
 
 def _choose_best(losses, n_starts):

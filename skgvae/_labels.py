@@ -22,7 +22,8 @@ def choose_classes(y, classes, unlabeled):
     if len(y) == 0 and classes is None:
         raise ValueError(f"All labels are {unlabeled!r}, which marks unlabeled rows.")
     if len(y):
-        check_classification_targets(y)
+        with np.errstate(invalid="ignore"):  # it casts floats to integers, to see if they are
+            check_classification_targets(y)
     found = np.unique(y)
     if classes is None:
         return found

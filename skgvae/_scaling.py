@@ -5,10 +5,14 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
 
 _ROWS = 65536
+# The square of a larger value, over a small variance, would overflow in float32.
+_LARGEST = 1e15
 
 
 class Standardizer:
     """Columns with mean zero and standard deviation one; constant columns keep scale one.
+
+    Standardised values beyond ±10¹⁵ are moved there: what is made of them stays finite.
 
     Parameters
     ----------
@@ -27,8 +31,10 @@ class Standardizer:
     def fit(cls, X, weight=None):
         """Learn offset and scale from rows, with weights where given."""
         scaler = StandardScaler()
-        for rows in gen_batches(len(X), _ROWS):  # whole, it would make float64 copies of X
-            scaler.partial_fit(X[rows], sample_weight=None if weight is None else weight[rows])
+        with np.errstate(over="ignore", invalid="ignore"):  # said below
+            for rows in gen_batches(len(X), _ROWS):  # whole, it would make float64 copies of X
+                part = None if weight is None else weight[rows]
+                scaler.partial_fit(X[rows], sample_weight=part)
         offset, scale = (a.astype(np.float64) for a in (scaler.mean_, scaler.scale_))
         if not (np.isfinite(offset).all() and np.isfinite(scale).all()):
             raise ValueError("The values are too large: a column's variance is not finite.")
@@ -37,6 +43,12 @@ class Standardizer:
     @classmethod
     def identity(cls, X, weight=None):
         """Leave the user's units."""
+        largest = max(np.nanmax(X), -np.nanmin(X))
+        if largest > _LARGEST:
+            raise ValueError(
+                f"The values are too large for standardize=False: {largest:.3g}, where up to "
+                f"{_LARGEST:g} can be trained on. Use standardize=True, or smaller units."
+            )
         return cls(np.zeros(X.shape[1]), np.ones(X.shape[1]))
 
     def limited_to(self, X):
@@ -45,7 +57,7 @@ class Standardizer:
         A network says nothing sensible about a row far outside what it was trained on, and
         the further, the louder.
         """
-        low, high = ((x - self.offset) / self.scale for x in (X.min(0), X.max(0)))
+        low, high = (self._standardise(x) for x in (X.min(0), X.max(0)))
         low, high = low - (high - low), high + (high - low)
         if self.limits is not None:
             low, high = np.minimum(low, self.limits[0]), np.maximum(high, self.limits[1])
@@ -55,9 +67,13 @@ class Standardizer:
         """Return standardised rows; the arithmetic is float64 whatever the dtype."""
         out = np.empty(X.shape, dtype=dtype or X.dtype)
         for rows in gen_batches(len(X), _ROWS):
-            standardised = (X[rows] - self.offset) / self.scale
+            standardised = self._standardise(X[rows])
             out[rows] = standardised if self.limits is None else standardised.clip(*self.limits)
         return out
+
+    def _standardise(self, X):
+        with np.errstate(over="ignore"):
+            return ((X - self.offset) / self.scale).clip(-_LARGEST, _LARGEST)
 
     def inverse(self, X):
         """Return rows in the user's units."""

@@ -1,0 +1,157 @@
+"""What a failure in training leaves behind: nothing, or a model at its best epoch."""
+
+import numpy as np
+import pytest
+import torch
+from skorch.callbacks import Callback
+
+from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
+
+pytestmark = pytest.mark.filterwarnings("ignore::skgvae.PosteriorCollapseWarning")
+
+FAST = {"hidden_layer_sizes": (4,), "n_draws": 4, "max_epochs": 4, "batch_size": 16}
+MAKERS = {
+    "vae": lambda **params: GaussianVAE(2, random_state=0, **{**FAST, **params}),
+    "regressor": lambda **params: GaussianVAERegressor(
+        2, n_estimators=2, random_state=0, **{**FAST, **params}
+    ),
+    "classifier": lambda **params: GaussianVAEClassifier(
+        2, n_estimators=2, random_state=0, **{**FAST, **params}
+    ),
+}
+N_BATCHES = 6  # of the 90 training rows, an epoch
+
+
+@pytest.fixture(params=MAKERS)
+def make(request):
+    return MAKERS[request.param]
+
+
+@pytest.fixture
+def rows():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((100, 3)) @ rng.standard_normal((3, 3))
+    return X, (X[:, 0] > 0).astype(int)
+
+
+def answers(model, X):
+    return [
+        getattr(model, name)(X)
+        for name in ("transform", "score_samples", "predict", "predict_proba")
+        if hasattr(model, name) and not (name == "score_samples" and hasattr(model, "predict"))
+    ]
+
+
+def assert_usable(model, X):
+    for answer in [*answers(model, X), model.kl_per_component_, model.noise_variance_]:
+        assert np.isfinite(answer).all()
+
+
+def assert_same(model, before, X):
+    for answer, known in zip(answers(model, X), before, strict=True):
+        np.testing.assert_array_equal(answer, known)
+
+
+class AtBatch(Callback):
+    """Does something to one batch of training."""
+
+    def __init__(self, at, action):
+        self.at, self.action = at, action
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        self.n_seen_ = 0
+
+    def on_grad_computed(self, net, named_parameters, **kwargs):
+        self.n_seen_ += 1
+        if self.n_seen_ == self.at:
+            self.action(named_parameters)
+
+
+def spoil_gradients(named_parameters):
+    for _, parameter in named_parameters:
+        parameter.grad[:] = torch.nan
+
+
+def raiser(error):
+    def action(named_parameters):
+        raise error
+
+    return action
+
+
+# The first batch, the last of an epoch, and some in between.
+BATCHES = [1, N_BATCHES, *np.random.default_rng(0).integers(2, 4 * N_BATCHES, 3).tolist()]
+
+
+@pytest.mark.parametrize("lr", [1e3, 1e30])
+def test_a_huge_learning_rate_leaves_a_finite_model(lr, make, rows, recwarn):
+    model = make(lr=lr).fit(*rows)
+    assert_usable(model, rows[0])
+    assert len(recwarn) <= 1
+    assert all("smaller lr" in str(w.message) for w in recwarn)
+
+
+@pytest.mark.parametrize("at", BATCHES)
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_a_step_that_is_not_finite_ends_training_at_the_best_epoch(at, early_stopping, make, rows):
+    callbacks = [AtBatch(at, spoil_gradients)]
+    model = make(early_stopping=early_stopping, net_params={"callbacks": callbacks})
+    with pytest.warns(RuntimeWarning, match="was not finite in epoch") as record:
+        model.fit(*rows)
+    assert len(record) == 1
+    assert_usable(model, rows[0])
+
+
+@pytest.mark.parametrize("at", BATCHES)
+def test_an_interrupt_keeps_the_best_epoch(at, make, rows):
+    model = make(net_params={"callbacks": [AtBatch(at, raiser(KeyboardInterrupt()))]})
+    with pytest.warns(RuntimeWarning, match="interrupted in epoch") as record:
+        model.fit(*rows)
+    assert len(record) == 1
+    assert_usable(model, rows[0])
+    n_whole = (at - 1) // N_BATCHES
+    assert model.n_epochs_ <= n_whole + 1
+    assert 0 <= model.best_epoch_ <= n_whole
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("broken"), torch.OutOfMemoryError("CUDA out of memory"), MemoryError()]
+)
+@pytest.mark.parametrize("at", BATCHES[:3])
+def test_an_error_leaves_the_estimator_unfitted(error, at, make, rows):
+    model = make(net_params={"callbacks": [AtBatch(at, raiser(error))]})
+    with pytest.raises(type(error)) as raised:
+        model.fit(*rows)
+    assert raised.value is error
+    assert set(vars(model)) == set(model.get_params(deep=False))
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("warm_start", [True, False])
+@pytest.mark.parametrize("error", [RuntimeError("broken"), torch.OutOfMemoryError("CUDA")])
+def test_a_failed_refit_keeps_the_fitted_model(method, warm_start, error, make, rows):
+    fault = AtBatch(0, raiser(error))
+    model = make(warm_start=warm_start, net_params={"callbacks": [fault]}).fit(*rows)
+    before, history = answers(model, rows[0]), list(model.history_)
+    fault.at = 3
+    with pytest.raises(type(error)):
+        getattr(model, method)(*rows)
+    assert_same(model, before, rows[0])
+    assert model.history_ == history
+    fault.at = 0
+    getattr(model, method)(*rows)  # it can still be trained
+    assert_usable(model, rows[0])
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_rows_that_are_refused_keep_the_fitted_model(method, make, rows):
+    X, y = rows
+    model = make().fit(X, y)
+    before = answers(model, X)
+    refused = {np.nan: "NaN", np.inf: "infinity"}
+    if method == "fit":  # partial_fit has its scale, and moves the value to the edge
+        refused[1e300] = "too large"
+    for value, message in refused.items():
+        with pytest.raises(ValueError, match=message):
+            getattr(model, method)(np.where(X[0, 0] == X, value, X), y)
+        assert_same(model, before, X)

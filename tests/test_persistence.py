@@ -1,0 +1,164 @@
+"""A model that is saved and read again is the same model, and nothing else is in the file."""
+
+import io
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
+
+pytestmark = pytest.mark.filterwarnings("ignore::skgvae.PosteriorCollapseWarning")
+
+STORED = Path(__file__).parent / "data"
+FAST = {"hidden_layer_sizes": (8,), "n_draws": 8, "max_epochs": 2, "random_state": 0}
+MAKERS = {
+    "vae": lambda: GaussianVAE(2, **FAST),
+    "mixture": lambda: GaussianVAE(2, prior="mixture", init="mixture", **FAST),
+    "regressor": lambda: GaussianVAERegressor(2, n_estimators=2, **FAST),
+    "classifier": lambda: GaussianVAEClassifier(2, n_estimators=2, **FAST),
+}
+
+
+def make_rows():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 3)) @ rng.standard_normal((3, 3)) + np.pi
+    return X, (X[:, 0] > np.pi).astype(int)
+
+
+def answers(model, X):
+    names = ("transform", "predict", "predict_proba", "predict_interval", "reconstruct")
+    return {name: getattr(model, name)(X) for name in names if hasattr(model, name)}
+
+
+def assert_same(model, known, X):
+    found = answers(model, X)
+    assert found.keys() == known.keys()
+    for name, answer in known.items():
+        np.testing.assert_array_equal(found[name], answer, err_msg=name)
+
+
+def by_pickle(model):
+    return pickle.loads(pickle.dumps(model))
+
+
+def by_joblib(model):
+    buffer = io.BytesIO()
+    joblib.dump(model, buffer)
+    buffer.seek(0)
+    return joblib.load(buffer)
+
+
+def by_skops(model):
+    skops = pytest.importorskip("skops.io")
+    data = skops.dumps(model)
+    untrusted = skops.get_untrusted_types(data=data)
+    assert all(name.split(".")[0] == "skgvae" for name in untrusted)
+    return skops.loads(data, trusted=untrusted)
+
+
+ROUND_TRIPS = [by_pickle, by_joblib, by_skops]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return make_rows()
+
+
+@pytest.fixture(params=MAKERS)
+def make(request):
+    return MAKERS[request.param]
+
+
+@pytest.mark.parametrize("round_trip", ROUND_TRIPS)
+def test_unfitted_estimators(round_trip, make, rows):
+    loaded = round_trip(make())
+    assert loaded.get_params() == make().get_params()
+    assert_same(loaded.fit(*rows), answers(make().fit(*rows), rows[0]), rows[0])
+
+
+@pytest.mark.parametrize("round_trip", ROUND_TRIPS)
+@pytest.mark.parametrize("then", ["fit", "partial_fit", "fit, partial_fit"])
+def test_fitted_models(then, round_trip, make, rows):
+    model = make()
+    for method in then.split(", "):
+        getattr(model, method)(*rows)
+    loaded = round_trip(model)
+    assert_same(loaded, answers(model, rows[0]), rows[0])
+    assert loaded.history_ == model.history_
+    assert loaded.get_params() == model.get_params()
+    assert_same(round_trip(loaded), answers(model, rows[0]), rows[0])
+    # The optimizer's moments are not saved: it goes on, not to the last digit as it would have.
+    assert all(np.isfinite(a).all() for a in answers(loaded.partial_fit(*rows), rows[0]).values())
+
+
+def test_another_process_gives_the_same_answers(tmp_path, rows):
+    models = [make().fit(*rows) for make in MAKERS.values()]
+    joblib.dump((rows[0], [(m, answers(m, rows[0])) for m in models]), tmp_path / "models")
+    code = (
+        "import sys, joblib, numpy as np; X, pairs = joblib.load(sys.argv[1])\n"
+        "for model, known in pairs:\n"
+        "    for name, answer in known.items():\n"
+        "        np.testing.assert_allclose(getattr(model, name)(X), answer, rtol=1e-12)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "models")], check=True)
+
+
+@pytest.mark.parametrize(
+    "sizes", [(8,), (64, 64), pytest.param((512, 512), marks=pytest.mark.slow)]
+)
+def test_a_file_is_hardly_larger_than_the_weights(sizes, make, rows):
+    model = make().set_params(hidden_layer_sizes=sizes, max_epochs=1).fit(*rows)
+    n_bytes = sum(p.nbytes for module in model.modules_ for p in module.state_dict().values())
+    assert len(pickle.dumps(model)) < 2 * n_bytes + 20_000
+
+
+def test_no_rows_are_saved(make, rows):
+    X, y = rows
+    y = X[:, 0] if make().__class__ is GaussianVAERegressor else y
+    model = make().fit(X, y)
+    data = pickle.dumps(model.partial_fit(X, y))
+    scaled = model._scaler.forward(X)
+    for row in np.concatenate([X, scaled]):
+        for dtype in (np.float64, np.float32):
+            assert row.astype(dtype).tobytes() not in data
+    for column in (*X.T, *scaled.T):  # eight numbers in a row
+        assert column[:8].tobytes() not in data
+        assert column[:8].astype(np.float32).tobytes() not in data
+
+
+def test_a_clone_has_no_state(make, rows):
+    model = make().fit(*rows)
+    assert set(vars(clone(model))) == set(model.get_params(deep=False))
+
+
+def test_other_versions_are_refused(make, rows):
+    state = make().fit(*rows).__getstate__()
+    later, earlier = {**state, "_state_version": 99}, dict(state)
+    del earlier["_state_version"]
+    for changed, form in ((later, "99"), (earlier, "None")):
+        loaded = make()
+        with pytest.raises(ValueError, match=f"another version of skgvae, in form {form}"):
+            loaded.__setstate__(changed)
+        assert not loaded.__sklearn_is_fitted__()
+
+
+# make_stored.py made these files, one for each version whose files can be read.
+@pytest.mark.parametrize("version", ["0.1.0"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_stored_files_can_be_read(name, version):
+    skops = pytest.importorskip("skops.io")
+    path = STORED / f"{name}-{version}.skops"
+    trusted = skops.get_untrusted_types(file=path)
+    assert all(type_.split(".")[0] == "skgvae" for type_ in trusted)
+    model = skops.load(path, trusted=trusted)
+    known = np.load(STORED / f"answers-{version}.npz")
+    X, _ = make_rows()
+    for method, answer in answers(model, X).items():
+        expected = known[f"{name}-{method}"]
+        np.testing.assert_allclose(answer, expected, rtol=1e-6, atol=1e-9, err_msg=method)
