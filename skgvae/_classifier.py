@@ -68,8 +68,11 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes in the cross-entropy.
     unlabeled : object, default=None
-        Value of y that marks rows without a label; they train the auto-encoder only. None: all
-        rows have one.
+        Value of y that marks rows without a label. None: all rows have one.
+    pseudo_weight : float, default=3.0
+        Weight of a row without a label in the cross-entropy, where a sharper version of its own
+        predicted probabilities takes the place of the label [4]_. Zero: such rows train the
+        auto-encoder only.
     hidden_layer_sizes : int or tuple of int, default=(64, 64)
         Widths of the encoder's hidden layers; the decoder has them in reverse order.
     activation : {"identity", "logistic", "relu", "silu", "gelu", "tanh"}, default="silu"
@@ -202,6 +205,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
        arXiv:1612.00410.
     .. [3] Lakshminarayanan, Pritzel & Blundell, "Simple and Scalable Predictive Uncertainty
        Estimation using Deep Ensembles", 2017, arXiv:1612.01474.
+    .. [4] Lee, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep
+       Neural Networks", 2013.
 
     Examples
     --------
@@ -224,6 +229,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         "vae_weight": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "unlabeled": [Real, str, None],
+        "pseudo_weight": [Interval(Real, 0, None, closed="left")],
     }
 
     def __init__(
@@ -235,6 +241,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         vae_weight="auto",
         class_weight=None,
         unlabeled=None,
+        pseudo_weight=3.0,
         hidden_layer_sizes=(64, 64),
         activation="silu",
         noise="heteroscedastic",
@@ -264,6 +271,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         self.vae_weight = vae_weight
         self.class_weight = class_weight
         self.unlabeled = unlabeled
+        self.pseudo_weight = pseudo_weight
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.noise = noise
@@ -297,7 +305,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         X : array-like of shape (n_samples, n_features)
             Training rows v1, at least two.
         y : array-like of shape (n_samples,)
-            Classes; rows whose class equals ``unlabeled`` train the auto-encoder alone.
+            Classes; ``unlabeled`` where there is none.
         X_target : array-like of shape (n_samples, n_target_features) or (n_samples,), default=None
             Targets v2 of the auto-encoder, X itself by default. Rows that are NaN throughout
             train the classifier alone.
@@ -611,6 +619,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             # As if in the auto-encoder's loss every row had the same weight.
             "criterion__feedback": self._n_labeled / self._n_rows,
         }
+        if self._n_labeled < self._n_rows:
+            params["criterion__pseudo_weight"] = float(self.pseudo_weight)
         if self._fitted_classifier is None:
             params["criterion__penalty"] = HEAD_PRECISION / max(self._n_labeled, 1)
         return params

@@ -9,7 +9,8 @@ from sklearn.mixture import GaussianMixture
 from sklearn.utils import gen_batches
 
 MAX_MIXTURE_ROWS = 5_000
-MAX_MIXTURE_COMPONENTS = 8
+MAX_MIXTURE_COMPONENTS = 16
+MAX_WORSE = 2  # of the numbers of components tried beyond the best
 # Largest share of the decoder's noise in the average covariance of the components. The bound
 # is the nearer to the log-likelihood, the smaller it is; training goes the better, the larger.
 NOISE_SHARE = 0.5
@@ -87,7 +88,7 @@ def gaussian_mixture(X, floor, n_components=None, weight=None, seed=0):
     """Fit a mixture of Gaussians to the rows, or to a sample of them.
 
     The Bayesian information criterion chooses whether covariances are full, the same for all
-    components, or diagonal, and the number of components.
+    components, or diagonal, and the number of components: of each kind until more are worse.
 
     Parameters
     ----------
@@ -96,7 +97,7 @@ def gaussian_mixture(X, floor, n_components=None, weight=None, seed=0):
     floor : ndarray of shape (n_features,)
         Noise variance that every component contains.
     n_components : int, optional
-        Number of components; None tries up to 8.
+        Number of components; None tries up to 16.
     weight : ndarray of shape (n_samples,), optional
         Row weights: the sample has rows in proportion to them.
     seed : int
@@ -113,11 +114,15 @@ def gaussian_mixture(X, floor, n_components=None, weight=None, seed=0):
         numbers = range(1, min(MAX_MIXTURE_COMPONENTS, len(X)) + 1)
     else:
         numbers = [min(n_components, len(X))]
-    fits = [
-        _fit_mixture(X, n, covariance_type, floor, seed)
-        for covariance_type in ("full", "tied", "diag")
-        for n in numbers
-    ]
+    fits = []
+    for covariance_type in ("full", "tied", "diag"):
+        best, n_best = np.inf, numbers[0]
+        for n in numbers:
+            fits.append(_fit_mixture(X, n, covariance_type, floor, seed))
+            if fits[-1][0] < best:
+                best, n_best = fits[-1][0], n
+            elif n - n_best >= MAX_WORSE:
+                break
     return min(fits, key=lambda fit: fit[0])[1:]
 
 

@@ -25,12 +25,13 @@ class GaussianVAE(BaseGaussianVAE):
 
     .. math::
 
-        p(z) = N(0, I), \quad p(x | z) = N(\mu(z), \operatorname{diag} \sigma^2(z)), \quad
+        p(z) = \textstyle\sum_c \pi_c N(m_c, S_c), \quad
+        p(x | z) = N(\mu(z), \operatorname{diag} \sigma^2(z)), \quad
         q(z | x) = N(m(x), \operatorname{diag} s^2(x))
 
     The four functions of x and z are multi-layer perceptrons beside linear paths (Kingma &
-    Welling [1]_, appendix C.2); p(z) may also be a mixture of Gaussians. For each row, in
-    nats, summed over features and components, the loss is
+    Welling [1]_, appendix C.2). p(z) is a mixture of Gaussians that is learned with the rest,
+    or N(0, I). For each row, in nats, summed over features and components, the loss is
     :math:`-E_q \log p(x | z) + w \, KL(q(z | x) \| p(z))` with w = ``kl_weight``.
 
     Columns are standardised inside; whatever comes out is in the units of X. So
@@ -57,21 +58,22 @@ class GaussianVAE(BaseGaussianVAE):
         density [2]_: none exceeds :math:`-\sum_j \log(\sqrt{2 \pi} \, \sigma_{\min, j})`.
         "auto" is 0.01, but h / √12 for a column of few distinct values (less than 5 % of
         more than 50 rows) with spacing h, on which a density could else grow by spikes.
-    init : {"factor_analysis", "mixture", "random"}, default="factor_analysis"
-        Start of training. With "factor_analysis" the model starts as scikit-learn's
+    init : {"auto", "factor_analysis", "mixture", "random"}, default="auto"
+        Start of training; "auto" is "mixture" for a mixture prior and "factor_analysis" for
+        the standard one. With "factor_analysis" the model starts as scikit-learn's
         FactorAnalysis of the training rows (as probabilistic PCA for isotropic noise), and
         the validation bound never ends below it. "mixture" needs ``prior="mixture"``: the
         model starts as a GaussianMixture of the training rows (of 5000 where there are
         more), less sharp where a component holds less noise than the decoder, whose variance
         starts the same everywhere. With fewer components than columns it is a mixture in the
         plane of FactorAnalysis, a mixture of factor analysers with common loadings.
-    prior : {"standard", "mixture"}, default="standard"
+    prior : {"standard", "mixture"}, default="mixture"
         p(z): N(0, I), or a mixture of Gaussians with full covariances that is learned with
-        the rest. Unless ``init="mixture"`` it starts near N(0, I).
+        the rest. Unless it starts at a mixture it starts near N(0, I).
     n_prior_components : int or "auto", default="auto"
-        Gaussians in the mixture prior. "auto" lets ``init="mixture"`` choose 1 to 8 by the
-        Bayesian information criterion; with another start it is 8. That start takes no more
-        than there are rows.
+        Gaussians in the mixture prior. "auto" lets the start at a mixture choose 1 to 16 by
+        the Bayesian information criterion; with another start it is 8. That start takes no
+        more than there are rows.
     n_train_draws : int, default=4
         Draws of z in the training bound. One is the evidence lower bound, more the
         importance-weighted bound [3]_, which is nearer to the log-likelihood.
@@ -85,7 +87,7 @@ class GaussianVAE(BaseGaussianVAE):
         Rows in a step. "auto" is a sixteenth of the rows, between 16 and 512.
     lr : float or "auto", default="auto"
         Largest learning rate of AdamW; it rises over the first 5 % of the steps and falls as
-        half a cosine. "auto" is 0.005.
+        half a cosine. "auto" is 0.01.
     weight_decay : float, default=0.0
         Weight decay of AdamW on the weights of the hidden layers.
     early_stopping : bool, default=True
@@ -175,7 +177,7 @@ class GaussianVAE(BaseGaussianVAE):
 
     _parameter_constraints: dict = {
         **BaseGaussianVAE._parameter_constraints,
-        "init": [StrOptions({*INITS, "mixture"})],
+        "init": [StrOptions({*INITS, "auto", "mixture"})],
         "prior": [StrOptions({"standard", "mixture"})],
         "n_prior_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
     }
@@ -189,8 +191,8 @@ class GaussianVAE(BaseGaussianVAE):
         activation="silu",
         noise="heteroscedastic",
         min_noise="auto",
-        init="factor_analysis",
-        prior="standard",
+        init="auto",
+        prior="mixture",
         n_prior_components="auto",
         n_train_draws=4,
         standardize=True,
@@ -405,6 +407,14 @@ class GaussianVAE(BaseGaussianVAE):
         noise = np.random.default_rng(seed).standard_normal(mean.shape, dtype)
         return mean + std * noise
 
+    _learning_rate = 0.01
+
+    @property
+    def _initial_model(self):
+        if self.init == "auto":
+            return "mixture" if self.prior == "mixture" else "factor_analysis"
+        return self.init
+
     _nothing_to_find = "if the columns are independent of each other, there is nothing to find"
 
     def _choose_n_components(self, X, target):
@@ -415,7 +425,7 @@ class GaussianVAE(BaseGaussianVAE):
         return {"criterion__bound": bound}
 
     def _set_up(self, X, target, weight, seeds):
-        if self.init == "mixture" and self.prior != "mixture":
+        if self._initial_model == "mixture" and self.prior != "mixture":
             raise ValueError(
                 f"init='mixture' starts a mixture prior, but prior={self.prior!r}. Use "
                 "prior='mixture', or init='factor_analysis'."
@@ -436,10 +446,10 @@ class GaussianVAE(BaseGaussianVAE):
     def _start(self, module, rows):
         X, weight = (a if a is None else a.numpy() for a in (rows.v1, rows.weight))
         isotropic = self.noise == "isotropic"
-        if self.init == "factor_analysis":
+        if self._initial_model == "factor_analysis":
             model = factor_analysis(X, self.n_components_, weight, isotropic)
             module.start_at_factor_analysis(*map(torch.from_numpy, model))
-        elif self.init == "mixture":
+        elif self._initial_model == "mixture":
             floor = self.min_noise_**2
             n = None if self.n_prior_components == "auto" else self.n_prior_components
             params = {

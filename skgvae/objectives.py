@@ -315,6 +315,17 @@ class JointLoss(nn.Module):
         Factor of the gradient of the cross-entropy with respect to the estimate of v2. Where
         a few rows with large weights have a label, a small one keeps the auto-encoder from
         learning these by heart.
+    pseudo_weight : float
+        In training, weight of the cross-entropy of rows without a label (``label_weight`` 0)
+        against a sharper version of their own prediction, :math:`t_c \propto p_c^2`, which
+        is taken as given. Boundaries between classes move to where there are few rows; where
+        all classes are equally likely it has no gradient.
+
+    References
+    ----------
+    Lee, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural
+    Networks", 2013. Xie, Girshick & Farhadi, "Unsupervised Deep Embedding for Clustering
+    Analysis", 2016, arXiv:1511.06335 (the squared target).
     """
 
     def __init__(
@@ -324,6 +335,7 @@ class JointLoss(nn.Module):
         n_draws: int = 1,
         penalty: float | Tensor = 0.0,
         feedback: float = 1.0,
+        pseudo_weight: float = 0.0,
     ):
         super().__init__()
         self.kl_weight = kl_weight
@@ -331,6 +343,7 @@ class JointLoss(nn.Module):
         self.n_draws = n_draws
         self.penalty = penalty
         self.feedback = feedback
+        self.pseudo_weight = pseudo_weight
 
     def noise_features(self, joint: nn.Module) -> int:
         """Return the width of the standard normal draws that ``forward`` needs."""
@@ -394,8 +407,8 @@ class JointLoss(nn.Module):
         feedback = self.feedback if self.vae_weight > 0 else 0.0
         if feedback != 1:
             estimate = torch.lerp(estimate.detach(), estimate, feedback)
-        log_p = joint.classify(v1, estimate).log_softmax(-1)  # (K, *, classes)
-        cross_entropy = -log_mean_exp(log_p).gather(-1, label[..., None])[..., 0]
+        log_p = log_mean_exp(joint.classify(v1, estimate).log_softmax(-1))  # (*, classes)
+        cross_entropy = -log_p.gather(-1, label[..., None])[..., 0]
         if label_weight is not None:
             cross_entropy = label_weight * cross_entropy
 
@@ -408,6 +421,10 @@ class JointLoss(nn.Module):
         if joint.training and (isinstance(self.penalty, Tensor) or self.penalty):
             penalty = penalty + 0.5 * self.penalty * joint.squared_weights().unsqueeze(-1)
         loss = cross_entropy + penalty
+        if joint.training and self.pseudo_weight and label_weight is not None:
+            target = (2 * log_p.detach()).softmax(-1)
+            row_weight = (label_weight == 0) * (1.0 if weight is None else weight)
+            loss = loss - self.pseudo_weight * row_weight * (target * log_p).sum(-1)
         if self.vae_weight > 0:
             loss = loss + self.vae_weight * negative_bound
         return JointTerms(loss, reconstruction, kl, cross_entropy, penalty)

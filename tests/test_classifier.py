@@ -188,7 +188,7 @@ def test_weights_move_the_probabilities():
 # Rows without a label, rows without a target
 
 
-def test_unlabeled_rows_train_the_auto_encoder_only(wine):
+def test_unlabeled_rows(wine):
     X, y = wine
     hidden = y.copy()
     hidden[::2] = -1
@@ -201,17 +201,39 @@ def test_unlabeled_rows_train_the_auto_encoder_only(wine):
     strings = np.where(hidden < 0, "?", np.array(["a", "b", "c"])[y])
     other = GaussianVAEClassifier(**{**FAST, "max_epochs": 40}, unlabeled="?").fit(X, strings)
     np.testing.assert_array_equal(other.predict_proba(X), model.predict_proba(X))
-    # Without a weight on the auto-encoder only labelled rows count.
+    # Without a weight on them or on the auto-encoder only labelled rows count.
     losses = []
     for change in (0.0, 100.0):
         moved = X.copy()
         moved[::2] += change * (np.arange(len(X[::2])) == 0)[:, None]
         alone = GaussianVAEClassifier(
-            **FAST, unlabeled=-1, standardize=False, vae_weight=0.0, early_stopping=False
+            **FAST,
+            unlabeled=-1,
+            pseudo_weight=0.0,
+            standardize=False,
+            vae_weight=0.0,
+            early_stopping=False,
         )
         alone.fit(moved, hidden, X_target=X[:, :2])
         losses.append(alone.history_[0]["train_cross_entropy"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_boundaries_move_to_where_there_are_few_rows():
+    # Two long clusters, one label in each, at opposite ends: the boundary half-way between the
+    # labelled points cuts through both clusters, the gap does not.
+    rng = np.random.default_rng(0)
+    y = np.arange(400) % 2
+    X = np.column_stack([rng.uniform(-2, 2, 400), 3.0 * y + 0.3 * rng.standard_normal(400)])
+    X[:2] = [[-1.5, 0.0], [1.5, 3.0]]
+    hidden = np.where(np.arange(400) < 2, y, -1)
+    accuracy = [
+        GaussianVAEClassifier(unlabeled=-1, pseudo_weight=weight, max_epochs=100, random_state=0)
+        .fit(X, hidden)
+        .score(X, y)
+        for weight in (0.0, 3.0)
+    ]
+    assert accuracy[1] > 0.98 > accuracy[0]
 
 
 def test_rows_without_a_target_train_the_classifier_only(wine):

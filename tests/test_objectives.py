@@ -208,6 +208,43 @@ def test_joint_loss_against_a_loop(n_draws):
     assert penalised(*batch).loss == terms.loss  # in validation there is none
 
 
+def test_rows_without_a_label_are_drawn_to_their_own_prediction():
+    joint = make_joint()
+    v1, v2, eps, label = joint_batch()
+    label_weight = torch.tensor([2.0, 0.0, 2.0, 0.0, 2.0, 0.0])
+    weight = torch.tensor([1.0, 0.5, 1.0, 2.0, 1.0, 0.0])
+    batch = joint, v1, v2, eps, weight, label, label_weight
+    parts = [JointLoss(0.3, 0.5, pseudo_weight=w).by_rows(*batch) for w in (0.0, 1.5)]
+    difference = parts[1].loss - parts[0].loss
+    draws = eps.split([joint.encoder.out_features, v2.shape[-1]], -1)
+    q = joint.encoder(v1).base_dist
+    for i in range(len(v1)):
+        p = 0.0
+        for e_z, e_v in zip(*draws, strict=True):
+            decoded = joint.decoder((q.loc + q.scale * e_z)[i]).base_dist
+            estimate = decoded.loc + decoded.scale * e_v[i]
+            p = p + joint.classifier(v1[i], estimate).softmax(-1) / len(eps)
+        target = p**2 / (p**2).sum()
+        expected = 1.5 * (label_weight[i] == 0) * weight[i] * -(target * p.log()).sum()
+        torch.testing.assert_close(difference[i], expected)
+    joint.eval()
+    assert JointLoss(pseudo_weight=1.5)(*batch).loss == JointLoss()(*batch).loss
+
+
+def test_a_prediction_of_equal_probabilities_is_not_sharpened():
+    joint = make_joint()
+    with torch.no_grad():
+        for parameter in joint.classifier.parameters():
+            parameter.zero_()
+    v1, v2, eps, label = joint_batch()
+    loss = JointLoss(vae_weight=0.0, pseudo_weight=3.0)(
+        joint, v1, v2, eps, None, label, torch.zeros(6)
+    )
+    loss.loss.backward()
+    for name, parameter in joint.classifier.named_parameters():
+        torch.testing.assert_close(parameter.grad, torch.zeros_like(parameter), msg=name)
+
+
 def test_joint_loss_of_series():
     joint = make_joint()
     v1, v2, eps, label = joint_batch(n=6)

@@ -28,6 +28,8 @@ from skgvae import GaussianVAE, PosteriorCollapseWarning
 from skgvae.nn import NOISE_MODELS, GaussianVAEModule
 
 FAST = {"max_epochs": 5, "hidden_layer_sizes": (8,), "n_draws": 32, "random_state": 0}
+# The linear model: the start of training with the standard prior.
+START = {"max_epochs": 0, "prior": "standard"}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def log_scale(X):
 @pytest.mark.parametrize("n_components", [1, 5])
 def test_start_scores_like_factor_analysis(n_components, dtype, cancer):
     X = cancer[:, :12]
-    vae = GaussianVAE(n_components, noise="homoscedastic", min_noise=1e-3, max_epochs=0)
+    vae = GaussianVAE(n_components, **START, noise="homoscedastic", min_noise=1e-3)
     model = FactorAnalysis(n_components, svd_method="lapack").fit(standardise(X))
     expected = model.score_samples(standardise(X)) - log_scale(X)
     scores = vae.fit(X.astype(dtype)).score_samples(X.astype(dtype))
@@ -58,7 +60,7 @@ def test_start_scores_like_factor_analysis(n_components, dtype, cancer):
 @pytest.mark.parametrize("n_components", [1, 5, 12])
 def test_start_scores_like_pca(n_components, cancer):
     X = cancer[:, :12]
-    vae = GaussianVAE(n_components, noise="isotropic", min_noise=1e-3, max_epochs=0).fit(X)
+    vae = GaussianVAE(n_components, **START, noise="isotropic", min_noise=1e-3).fit(X)
     n_components = min(n_components, 11)  # 12 of 12 components leave no noise
     model = PCA(n_components, svd_solver="full").fit(standardise(X))
     expected = model.score_samples(standardise(X)) - log_scale(X)
@@ -137,8 +139,8 @@ def test_scores_shift_exactly_with_a_power_of_two(factor, iris):
 
 def test_scores_shift_with_any_affine_change(iris):
     X = -3.7 * iris + 11
-    a = GaussianVAE(2, max_epochs=0, min_noise=0.1).fit(iris)
-    b = GaussianVAE(2, max_epochs=0, min_noise=0.1).fit(X)
+    a = GaussianVAE(2, **START, min_noise=0.1).fit(iris)
+    b = GaussianVAE(2, **START, min_noise=0.1).fit(X)
     np.testing.assert_allclose(
         b.score_samples(X), a.score_samples(iris) - 4 * np.log(3.7), atol=2e-3
     )
@@ -151,7 +153,7 @@ def test_outputs_are_in_the_units_of_the_input(iris):
     mean, std = vae.reconstruct(X, return_std=True)
     z_scores = (X - mean) / std
     assert np.abs(z_scores.mean(0)).max() < 0.3
-    assert np.all((z_scores.std(0) > 0.4) & (z_scores.std(0) < 1.6))
+    assert np.all((z_scores.std(0) > 0.2) & (z_scores.std(0) < 1.6))
     draws = vae.sample(4000, random_state=0)
     assert np.all(np.abs(draws.mean(0) - X.mean(0)) < 0.15 * X.std(0))
     np.testing.assert_allclose(draws.std(0), X.std(0), rtol=0.25)
@@ -175,7 +177,7 @@ def test_reconstruction_agrees_with_draws_from_the_posterior(fitted, iris):
     expected = np.sqrt((noise**2).mean(1) + decoded.var(1))
     reconstruction, total = fitted.reconstruct(iris[:3], return_std=True)
     np.testing.assert_allclose(reconstruction, decoded.mean(1), atol=0.02)
-    np.testing.assert_allclose(total, expected, rtol=0.02)
+    np.testing.assert_allclose(total, expected, rtol=0.03)
 
 
 def test_grid_noise_stops_spikes():
@@ -364,7 +366,7 @@ def test_weights_equal_repeated_rows_in_expectation(iris):
 def test_start_with_weights_is_that_of_repeated_rows(cancer):
     X = cancer[:, :8]
     weight = np.arange(len(X)) % 3
-    start = GaussianVAE(3, max_epochs=0, min_noise=1e-3)
+    start = GaussianVAE(3, **START, min_noise=1e-3)
     weighted = clone(start).fit(X, sample_weight=weight).score(X)
     repeated = clone(start).fit(np.repeat(X, weight, axis=0)).score(X)
     assert weighted == pytest.approx(repeated, abs=1e-3)

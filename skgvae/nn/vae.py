@@ -211,7 +211,9 @@ class GaussianVAEModule(nn.Module):
         rest = torch.eye(self.encoder.out_features - means.shape[1]).to(means)
         covariances = torch.stack([torch.block_diag(c, rest) for c in covariances]).double()
         means = self._pad(means.double())
-        self.prior = MixturePrior(means.shape[1], len(weights)).to(self.decoder.loc.weight)
+        generator = torch.Generator()  # of a start that is not kept
+        prior = MixturePrior(means.shape[1], len(weights), generator)
+        self.prior = prior.to(self.decoder.loc.weight)
         self.prior.set_(weights, means, covariances)
         self.decoder.set_linear_(loadings, mean, 0.5 * noise_variance.double().log())
         log_scale = self.decoder.loc_and_log_scale(self.prior.means[0])[1].double()
