@@ -71,6 +71,7 @@ def sigmoid(n_components, n_steps, n_rows):
         hidden_layer_sizes=200,
         activation="tanh",
         init="random",
+        prior="standard",
         n_train_draws=1,
         standardize=False,
         min_noise=LEVEL,

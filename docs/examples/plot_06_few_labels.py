@@ -3,8 +3,8 @@ A classifier with few labels
 ============================
 
 Rows without a label still tell what rows look like. ``GaussianVAEClassifier`` takes them with
-``unlabeled=-1``: they train its auto-encoder, labelled rows train its classifier too. How much
-does that help, and beside what?
+``unlabeled=-1``: they train its auto-encoder, and its classifier by a sharper version of its own
+predictions. How much does that help, and beside what?
 """
 
 # %%
@@ -70,9 +70,8 @@ for name, pairs in results.items():
     print(f"{name:<24}" + "".join(f"{a:>8.3f} / {loss:.3f}" for a, loss in pairs))
 
 # %%
-# The gain from unlabelled rows is what stands between the two blue lines. An auto-encoder learns
-# which variations are common, not which rows belong together; where classes are clusters, methods
-# that follow neighbours get more from the same rows.
+# The gain from unlabelled rows is what stands between the two blue lines. Where classes are
+# clusters of near neighbours, methods that follow these get more from the same rows.
 styles = {
     "with unlabelled rows": {"color": "#0072b2", "marker": "o"},
     "labelled rows alone": {"color": "#0072b2", "marker": "o", "linestyle": "--"},
