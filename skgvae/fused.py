@@ -1,8 +1,8 @@
 """What does a training step cost? The bounds of a stack with their gradient written out.
 
 On small networks the bookkeeping of autograd costs as much as the arithmetic. The gradients of
-a multi-layer perceptron, of a diagonal Gaussian and of its divergence from N(0, I) are closed
-forms; here they are written down, once for all members of a stack. What they compute is what
+a multi-layer perceptron, of a diagonal Gaussian, of its divergence from N(0, I) and of a mixture
+of Gaussians are closed forms; here they are written down, once for all members of a stack. What they compute is what
 :mod:`~skgvae.objectives` defines and autograd finds; only the order of operations is another.
 
 Letters: M members, K draws, n rows; (M, n, features) for what has no draws, (M, K, n, features)
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .nn import GaussianMLP, StandardNormalPrior
+from .nn import GaussianMLP, MixturePrior, StandardNormalPrior
 from .objectives import Bound, elbo, importance_weighted_bound, predictive_bound, split_weight
 
 __all__ = ["FUSED_BOUNDS", "fused_bound", "fused_mlp", "is_fusable", "is_fusable_vae"]
@@ -51,7 +51,7 @@ def is_fusable_vae(vae: nn.Module) -> bool:
         is_fusable(vae.encoder)
         and vae.encoder.noise == "heteroscedastic"
         and is_fusable(vae.decoder)
-        and type(vae.prior) is StandardNormalPrior
+        and type(vae.prior) in (StandardNormalPrior, MixturePrior)
     )
 
 
@@ -184,6 +184,48 @@ class _FusedMLP(torch.autograd.Function):
         return None, g_x, *g_weights
 
 
+# A mixture of Gaussians as prior
+
+
+def _mixture_weights(prior: nn.Module) -> list[Tensor]:
+    """Return the stacked parameters of a mixture, none for N(0, I)."""
+    if type(prior) is StandardNormalPrior:
+        return []
+    return [prior.logits, prior.means, prior.log_scale, prior.coefficients]
+
+
+def _mixture_forward(z, logits, means, log_scale, coefficients):
+    """Return log p(z), of shape (M, K n) for z of (M, K n, latent), and what the gradient needs."""
+    n_members, n_components, n_latent = means.shape
+    identity = torch.eye(n_latent, dtype=z.dtype, device=z.device)
+    factor = (identity - coefficients.tril(-1)) * torch.exp(-log_scale).unsqueeze(-1)
+    offset = (factor @ means.unsqueeze(-1)).view(n_members, 1, -1)
+    # All components in one product; (M, K n, C, latent).
+    scaled = torch.baddbmm(offset, z, factor.flatten(1, 2).mT, beta=-1)
+    scaled = scaled.unflatten(-1, (n_components, n_latent))
+    log_weights = logits.log_softmax(-1) - log_scale.sum(-1) - 0.5 * n_latent * math.log(2 * math.pi)
+    log_joint = torch.add(log_weights.unsqueeze(1), scaled.square().sum(-1), alpha=-0.5)
+    return log_joint.logsumexp(-1), [z, factor, scaled, log_joint.softmax(-1)]
+
+
+def _mixture_backward(saved, g, logits, means, log_scale, coefficients):
+    """Return the gradients of z and of the parameters, given that of log p(z)."""
+    z, factor, scaled, share = saved
+    g_share = share * g.unsqueeze(-1)  # (M, K n, C)
+    g_scaled = (scaled * g_share.unsqueeze(-1)).neg_().flatten(-2)
+    g_offset = g_scaled.sum(1).view_as(means)
+    g_factor = torch.bmm(g_scaled.mT, z).view_as(factor)
+    g_factor = torch.addcmul(g_factor, g_offset.unsqueeze(-1), means.unsqueeze(-2), value=-1)
+    g_component = g_share.sum(1)
+    g_log_scale = -(g_factor * factor).sum(-1) - g_component.unsqueeze(-1)
+    return torch.bmm(g_scaled, factor.flatten(1, 2)), [
+        g_component - logits.softmax(-1) * g_component.sum(-1, keepdim=True),
+        -(factor.mT @ g_offset.unsqueeze(-1)).squeeze(-1),
+        g_log_scale,
+        (g_factor * torch.exp(-log_scale).unsqueeze(-1)).tril_(-1).neg_(),
+    ]
+
+
 # A bound of an auto-encoder
 
 
@@ -228,14 +270,16 @@ def fused_bound(
     shared = _shared_log_scale(vae.decoder) if decoder.bounds is None else None
     plan = objective, encoder, decoder
     rows = v1, v2, eps.transpose(0, 1)
-    return Bound(*_FusedBound.apply(plan, *rows, shared, *encoder_weights, *decoder_weights))
+    weights = *encoder_weights, *decoder_weights, *_mixture_weights(vae.prior)
+    return Bound(*_FusedBound.apply(plan, *rows, shared, *weights))
 
 
 class _FusedBound(torch.autograd.Function):
     @staticmethod
     def forward(ctx, plan, v1, v2, eps, shared, *weights):
         objective, encoder, decoder = plan
-        encoder_weights, decoder_weights = _split(weights, encoder.n_weights)
+        encoder_weights, rest = _split(weights, encoder.n_weights)
+        decoder_weights, mixture = _split(rest, decoder.n_weights)
         m, log_s, encoder_saved = _mlp_forward(encoder, v1, encoder_weights)
         s = log_s.exp()
         z = torch.addcmul(m.unsqueeze(1), s.unsqueeze(1), eps)  # (M, K, n, latent)
@@ -250,13 +294,24 @@ class _FusedBound(torch.autograd.Function):
         log_lik = residual.square().sum(-1).mul_(-0.5).sub_(log_det)
         log_lik -= 0.5 * n_out * math.log(2 * math.pi)  # (M, K, n)
         variance = s.square()
-        kl = torch.addcmul(variance, m, m).sub_(1).mul_(0.5).sub_(log_s).sum(-1)
+        log_q = -0.5 * eps.square().sum(-1) - log_s.sum(-1).unsqueeze(1)  # less its constant
+        if mixture:
+            log_prior, mixture_saved = _mixture_forward(z.flatten(1, 2), *mixture)
+            log_ratio = log_prior.view_as(log_q) + 0.5 * z.shape[-1] * math.log(2 * math.pi) - log_q
+            kl = -log_ratio.mean(1)
+        else:
+            log_ratio, mixture_saved = -0.5 * z.square().sum(-1) - log_q, []
+            kl = torch.addcmul(variance, m, m).sub_(1).mul_(0.5).sub_(log_s).sum(-1)
 
-        value, share, prior_share, kl_share = _combine(objective, log_lik, kl, z, eps, log_s)
+        value, share, prior_share, kl_share = _combine(objective, log_lik, kl, log_ratio)
+        if mixture:  # the divergence is an average over the draws
+            prior_share = kl_share / z.shape[1] + (0.0 if prior_share is None else prior_share)
+            prior_share, kl_share = torch.as_tensor(prior_share).expand_as(log_lik), 0.0
         ctx.plan, ctx.kl_share, ctx.n_saved = plan, kl_share, len(encoder_saved)
+        ctx.n_mixture_saved = len(mixture_saved)
         ctx.save_for_backward(
             m, s, variance, eps, z, residual, inverse, share, prior_share,
-            *encoder_saved, *decoder_saved, *weights,
+            *encoder_saved, *mixture_saved, *decoder_saved, *weights,
         )  # fmt: skip
         reconstruction = -log_lik.mean(1)
         ctx.mark_non_differentiable(reconstruction, kl)
@@ -267,11 +322,14 @@ class _FusedBound(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, g_value, *_):
         objective, encoder, decoder = ctx.plan
-        saved, weights = _split(ctx.saved_tensors, -encoder.n_weights - decoder.n_weights)
+        n_weights = encoder.n_weights + decoder.n_weights + ctx.n_mixture_saved
+        saved, weights = _split(ctx.saved_tensors, -n_weights)
         first, saved = _split(saved, 9)
         m, s, variance, eps, z, residual, inverse, share, prior_share = first
-        encoder_saved, decoder_saved = _split(saved, ctx.n_saved)
-        encoder_weights, decoder_weights = _split(weights, encoder.n_weights)
+        encoder_saved, saved = _split(saved, ctx.n_saved)
+        mixture_saved, decoder_saved = _split(saved, ctx.n_mixture_saved)
+        encoder_weights, weights = _split(weights, encoder.n_weights)
+        decoder_weights, mixture = _split(weights, decoder.n_weights)
 
         g = (share * g_value.unsqueeze(1)).unsqueeze(-1)  # of log p(v2 | z): (M, K, n, 1)
         g_mu = residual * inverse
@@ -290,17 +348,22 @@ class _FusedBound(torch.autograd.Function):
 
         kl_share = g_value.unsqueeze(-1) * -ctx.kl_share
         g_m, g_log_s = kl_share * m, kl_share * (variance - 1)
+        g_mixture = []
         if prior_share is not None:  # log p(z) - log q(z | v1)
-            g_prior = (prior_share * g_value.unsqueeze(1)).unsqueeze(-1)
-            g_z -= g_prior * z
-            g_log_s += g_prior.sum(1)
+            g_prior = prior_share * g_value.unsqueeze(1)
+            g_log_s += g_prior.sum(1).unsqueeze(-1)
+            if mixture:
+                g, g_mixture = _mixture_backward(mixture_saved, g_prior.flatten(1), *mixture)
+                g_z += g.view_as(z)
+            else:
+                g_z -= g_prior.unsqueeze(-1) * z
         g_m += g_z.sum(1)
         g_log_s += (g_z * eps).sum(1).mul_(s)
         _, g_encoder = _mlp_backward(encoder, encoder_saved, encoder_weights, g_m, g_log_s, False)
-        return None, None, None, None, g_shared, *g_encoder, *g_decoder
+        return None, None, None, None, g_shared, *g_encoder, *g_decoder, *g_mixture
 
 
-def _combine(objective, log_lik, kl, z, eps, log_s):
+def _combine(objective, log_lik, kl, log_ratio):
     """Return the bound and its derivatives: by log p(v2 | z), log p(z) / q(z | v1), and -KL."""
     name, weight, _ = objective
     n_draws = log_lik.shape[1]
@@ -312,7 +375,7 @@ def _combine(objective, log_lik, kl, z, eps, log_s):
     if name == "predictive":
         value = torch.logsumexp(log_lik, 1) - math.log(n_draws) - weight * kl
         return value, log_lik.softmax(1), None, _rows_first(weight)
-    log_w = 0.5 * (eps.square() - z.square()).sum(-1) + log_s.sum(-1).unsqueeze(1) + log_lik
+    log_w = log_ratio + log_lik
     value, share = torch.logsumexp(log_w, 1) - math.log(n_draws), log_w.softmax(1)
     if not isinstance(weight, Tensor) and weight == 1:
         return value, share, share, 0.0

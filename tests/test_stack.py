@@ -105,9 +105,19 @@ def test_any_weight_of_the_divergence(bound, kl_weight, float64):
     assert_same_terms_and_gradients(make_modules(), criterion, make_batch())
 
 
+@pytest.mark.parametrize("kl_weight", [0.3, 1.0, 1.7])
 @pytest.mark.parametrize("bound", [elbo, importance_weighted_bound, predictive_bound])
-def test_a_weight_of_the_divergence_for_each_member(bound, float64):
-    modules, batch, weights = make_modules(), make_batch(), [0.2, 1.0, 1.5]
+def test_mixture_prior(bound, kl_weight, float64, monkeypatch):
+    modules = make_modules(n_prior_components=3)
+    monkeypatch.setattr("skgvae.stack._Part.kl", None)  # the gradient is the written-out one
+    assert_same_terms_and_gradients(modules, NegativeBound(bound, kl_weight), make_batch())
+
+
+@pytest.mark.parametrize("n_prior_components", [None, 2])
+@pytest.mark.parametrize("bound", [elbo, importance_weighted_bound, predictive_bound])
+def test_a_weight_of_the_divergence_for_each_member(bound, n_prior_components, float64):
+    modules = make_modules(n_prior_components=n_prior_components)
+    batch, weights = make_batch(), [0.2, 1.0, 1.5]
     terms = ModuleStack(modules).by_rows(
         NegativeBound(bound, torch.tensor(weights)[:, None]), *batch
     )
