@@ -2,8 +2,9 @@
 
 On small networks the bookkeeping of autograd costs as much as the arithmetic. The gradients of
 a multi-layer perceptron, of a diagonal Gaussian, of its divergence from N(0, I) and of a mixture
-of Gaussians are closed forms; here they are written down, once for all members of a stack. What they compute is what
-:mod:`~skgvae.objectives` defines and autograd finds; only the order of operations is another.
+of Gaussians are closed forms; here they are written down, once for all members of a stack. What
+they compute is what :mod:`~skgvae.objectives` defines and autograd finds; only the order of
+operations is another.
 
 Letters: M members, K draws, n rows; (M, n, features) for what has no draws, (M, K, n, features)
 for what has; g_y is the gradient of the loss with respect to y.
@@ -195,7 +196,10 @@ def _mixture_weights(prior: nn.Module) -> list[Tensor]:
 
 
 def _mixture_forward(z, logits, means, log_scale, coefficients):
-    """Return log p(z), of shape (M, K n) for z of (M, K n, latent), and what the gradient needs."""
+    """Return log p(z) of z of shape (M, K n, latent), and what the gradient needs.
+
+    log p(z) is without the constant -latent/2 log 2π.
+    """
     n_members, n_components, n_latent = means.shape
     identity = torch.eye(n_latent, dtype=z.dtype, device=z.device)
     factor = (identity - coefficients.tril(-1)) * torch.exp(-log_scale).unsqueeze(-1)
@@ -203,8 +207,8 @@ def _mixture_forward(z, logits, means, log_scale, coefficients):
     # All components in one product; (M, K n, C, latent).
     scaled = torch.baddbmm(offset, z, factor.flatten(1, 2).mT, beta=-1)
     scaled = scaled.unflatten(-1, (n_components, n_latent))
-    log_weights = logits.log_softmax(-1) - log_scale.sum(-1) - 0.5 * n_latent * math.log(2 * math.pi)
-    log_joint = torch.add(log_weights.unsqueeze(1), scaled.square().sum(-1), alpha=-0.5)
+    log_peaks = logits.log_softmax(-1) - log_scale.sum(-1)
+    log_joint = torch.add(log_peaks.unsqueeze(1), scaled.square().sum(-1), alpha=-0.5)
     return log_joint.logsumexp(-1), [z, factor, scaled, log_joint.softmax(-1)]
 
 
@@ -294,10 +298,11 @@ class _FusedBound(torch.autograd.Function):
         log_lik = residual.square().sum(-1).mul_(-0.5).sub_(log_det)
         log_lik -= 0.5 * n_out * math.log(2 * math.pi)  # (M, K, n)
         variance = s.square()
-        log_q = -0.5 * eps.square().sum(-1) - log_s.sum(-1).unsqueeze(1)  # less its constant
+        # log q(z | v1), as log p(z) below without the same constant.
+        log_q = -0.5 * eps.square().sum(-1) - log_s.sum(-1).unsqueeze(1)
         if mixture:
             log_prior, mixture_saved = _mixture_forward(z.flatten(1, 2), *mixture)
-            log_ratio = log_prior.view_as(log_q) + 0.5 * z.shape[-1] * math.log(2 * math.pi) - log_q
+            log_ratio = log_prior.view_as(log_q) - log_q
             kl = -log_ratio.mean(1)
         else:
             log_ratio, mixture_saved = -0.5 * z.square().sum(-1) - log_q, []
