@@ -402,7 +402,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         X = self._validate_rows(X)
         draws = self._draws(self.n_components_ + self._module_spec["out_features"])
         (log_prob,) = self._by_rows(
-            lambda modules, v1: (class_log_prob(modules, v1, draws),), self._scaler.forward(X)
+            lambda modules, v1: (class_log_prob(modules, v1, draws),), X, scalers=[self._scaler]
         )
         return log_prob
 

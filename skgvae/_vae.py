@@ -461,6 +461,6 @@ class GaussianVAE(BaseGaussianVAE):
         X = self._validate_rows(X)
         draws = self._draws()
         (log_prob,) = self._by_rows(
-            lambda modules, v1: (estimate(modules[0], v1, v1, draws),), self._scaler.forward(X)
+            lambda modules, v1: (estimate(modules[0], v1, v1, draws),), X, scalers=[self._scaler]
         )
         return log_prob - self._scaler.log_abs_det
