@@ -1,7 +1,7 @@
 """Extra memory of answers for many rows.
 
     python benchmarks/inference_memory.py
-    python benchmarks/inference_memory.py --rows 100000
+    python benchmarks/inference_memory.py --rows 100000 --methods reconstruct predict_proba
 
 A process for each method fits a small model, makes rows of 32 float64 columns and calls the
 method on two of them, so that what is loaded at the first call is there. Extra memory is what
@@ -25,8 +25,8 @@ N_COLUMNS = 32
 N_DRAWS = 32  # from which on a chunk of draws has its full size
 METHODS = {
     "GaussianVAE": ("transform", "score_samples", "reconstruct"),
-    "GaussianVAERegressor": ("transform", "predict", "predict_interval"),
-    "GaussianVAEClassifier": ("transform", "predict_proba"),
+    "GaussianVAERegressor": ("predict", "predict_interval"),
+    "GaussianVAEClassifier": ("predict_proba",),
 }
 ESTIMATORS = {kind.__name__: kind for kind in (GaussianVAE, GaussianVAERegressor,
                                                GaussianVAEClassifier)}  # fmt: skip
@@ -56,6 +56,8 @@ def in_process(*args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
+    default = ("transform", "score_samples", "predict_interval")
+    parser.add_argument("--methods", nargs="+", default=default)
     parser.add_argument("--one", nargs=2, metavar=("ESTIMATOR", "METHOD"), help="one measurement")
     args = parser.parse_args()
     if args.one:
@@ -64,7 +66,7 @@ def main():
     print(f"{args.rows} × {N_COLUMNS} float64, {1e-6 * args.rows * N_COLUMNS * 8:.0f} MB\n")
     print("| estimator | method | answer, MB | extra, MB | s |\n|---|---|---|---|---|")
     for name, methods in METHODS.items():
-        for method in methods:
+        for method in [m for m in methods if m in args.methods]:
             extra, answer, seconds = in_process(name, method, "--rows", args.rows)
             cells = f"{1e-6 * answer:.0f} | {1e-6 * extra:.0f} | {seconds:.0f}"
             print(f"| {name} | {method} | {cells} |", flush=True)

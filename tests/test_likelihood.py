@@ -124,19 +124,20 @@ def test_mixtures_of_models_against_a_loop(noise, n_models, tail, at_once, monke
     vaes = make_vaes(n_models, noise)
     assert max(max(p.shape, default=1) for p in vaes[0].decoder.parameters()) == 64
     v1, v2, draws = torch.randn(5, 3), torch.randn(5, 4), latent_draws(6, 2, 0)
+    params = {} if tail == 1 else {"tail": tail}  # one is the default
     loc, scale = components_by_a_loop(vaes, v1, draws, tail)
     for found, expected in zip(
-        decoded_components(vaes, v1, draws, tail), (loc, scale), strict=True
+        decoded_components(vaes, v1, draws, **params), (loc, scale), strict=True
     ):
         torch.testing.assert_close(found, expected)
     log_prob = torch.distributions.Normal(loc, scale).log_prob(v2).sum(-1)
     expected = log_prob.exp().mean(0).log()
-    torch.testing.assert_close(predictive_log_prob(vaes, v1, v2, draws, tail), expected)
-    mean, noise_variance, latent_variance = decoded_moments(vaes, v1, draws, tail)
+    torch.testing.assert_close(predictive_log_prob(vaes, v1, v2, draws, **params), expected)
+    mean, noise_variance, latent_variance = decoded_moments(vaes, v1, draws, **params)
     torch.testing.assert_close(mean, loc.mean(0))
     torch.testing.assert_close(noise_variance, scale.square().mean(0))
     torch.testing.assert_close(latent_variance, loc.var(0, correction=0))
-    mean, covariance = decoded_covariance(vaes, v1, draws, tail)
+    mean, covariance = decoded_covariance(vaes, v1, draws, **params)
     torch.testing.assert_close(mean, loc.mean(0))
     for i in range(5):
         expected = torch.cov(loc[:, i].T, correction=0) + scale[:, i].square().mean(0).diag()

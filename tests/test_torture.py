@@ -1,5 +1,6 @@
 """Every estimator on every kind of data: a finite answer, or an error that says what is wrong."""
 
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -247,3 +248,26 @@ def test_values_too_large_to_train_on_unscaled_are_named(kind):
     model.fit(X / 1e20, np.arange(40) % 2)
     with pytest.raises(ValueError, match="too large for standardize=False"):
         model.partial_fit(X, np.arange(40) % 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "params"),
+    [
+        (GaussianVAE, "transform", {}),
+        (GaussianVAE, "score_samples", {}),
+        (GaussianVAE, "reconstruct", {"return_std": True}),
+        (GaussianVAERegressor, "predict", {"return_std": True}),
+        (GaussianVAEClassifier, "predict_proba", {}),
+    ],
+)
+def test_many_rows_take_little_memory_beyond_the_answer(kind, method, params):
+    X = np.random.default_rng(0).standard_normal((20_000, 20))
+    model = kind(20, **FAST, random_state=0).fit(X[:40], np.arange(40) % 2)
+    tracemalloc.start()
+    try:
+        answer = getattr(model, method)(X, **params)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    n_bytes = sum(part.nbytes for part in (answer if isinstance(answer, tuple) else (answer,)))
+    assert peak - n_bytes < 1.5e6 < 0.5 * X.nbytes  # numpy's alone: torch's is not traced
