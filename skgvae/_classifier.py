@@ -317,8 +317,9 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     def partial_fit(self, X, y, classes=None, X_target=None, sample_weight=None):
         """Train one pass over the rows, at a constant learning rate, without held-out rows.
 
-        The first call learns scaling, classes and start; later calls keep them. The rate is
-        ``lr``, the peak of that in ``fit``: to refine a fitted model, lower it.
+        The first call learns scaling, classes and start; later calls keep them, and refuse
+        values more than 1e8 of its standard deviations away. The rate is ``lr``, the peak of
+        that in ``fit``: to refine a fitted model, lower it.
 
         Parameters
         ----------

@@ -281,7 +281,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     def partial_fit(self, X, y, sample_weight=None):
         """Train one pass over the rows, at a constant learning rate, without held-out rows.
 
-        The first call learns scaling and start from its rows; later calls keep the scaling.
+        The first call learns scaling and start from its rows; later calls keep the scaling,
+        and refuse values more than 1e8 of its standard deviations away.
         The rate is ``lr``, the peak of that in ``fit``: to refine a fitted model, lower it.
 
         Parameters

@@ -264,7 +264,8 @@ class GaussianVAE(BaseGaussianVAE):
     def partial_fit(self, X, y=None, sample_weight=None):
         """Train one pass over X, at a constant learning rate and without held-out rows.
 
-        The first call learns scaling and start from its rows; later calls keep the scaling.
+        The first call learns scaling and start from its rows; later calls keep the scaling,
+        and refuse values more than 1e8 of its standard deviations away.
         After ``fit`` it goes on with the fitted model. The rate is ``lr``, the peak of that in
         ``fit``: to refine a fitted model, lower it.
 
