@@ -64,6 +64,9 @@ def test_gaussian_log_prob_with_shared_scale(width):
     log_scale = torch.randn(width)
     expected = gaussian_log_prob(x, loc, log_scale.expand(6, 4))
     torch.testing.assert_close(gaussian_log_prob(x, loc, log_scale), expected)
+    of_rows = torch.randn(6, width)
+    expected = gaussian_log_prob(x, loc, of_rows.expand(6, 4))
+    torch.testing.assert_close(gaussian_log_prob(x, loc, of_rows), expected)
 
 
 def test_gaussian_log_prob_gradient():
