@@ -9,6 +9,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 
 from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
@@ -136,6 +137,20 @@ def test_no_rows_are_saved(make, rows):
     for column in (*X.T, *scaled.T):  # eight numbers in a row
         assert column[:8].tobytes() not in data
         assert column[:8].astype(np.float32).tobytes() not in data
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it would go to CUDA")
+def test_a_model_for_cuda_is_read_without_it(make, rows):
+    model = make().fit(*rows)
+    known = answers(model, rows[0])
+    loaded = by_pickle(model.set_params(device="cuda"))
+    assert loaded.device == "cuda"
+    assert loaded.device_ == "cpu"
+    assert_same(loaded, known, rows[0])
+    with pytest.raises(ValueError, match="finds no CUDA device"):
+        loaded.fit(*rows)
+    with pytest.raises(ValueError, match="device='nowhere' is no torch device"):
+        loaded.set_params(device="nowhere").fit(*rows)
 
 
 def test_a_clone_has_no_state(make, rows):
