@@ -1,6 +1,7 @@
 VENV = .venv
 PYTHON ?= python3
 PY = $(VENV)/bin/python
+OLDEST = .venv-oldest
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -9,6 +10,12 @@ $(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet torch -c constraints.txt
 	$(PY) -m pip install --quiet -e '.[dev]' -c constraints.txt
+	touch $@
+
+$(OLDEST)/.ready: setup.cfg pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet torch -c constraints-oldest.txt
+	$(OLDEST)/bin/python -m pip install --quiet -e '.[plot,test]' -c constraints-oldest.txt
 	touch $@
 
 demo: $(VENV)/.ready  ## fit real data, print the comparison, save a figure
@@ -20,6 +27,9 @@ test: $(VENV)/.ready  ## run the tests
 test-all: $(VENV)/.ready  ## run all tests, the slow ones too, with coverage
 	$(PY) -m coverage run -m pytest -m ''
 	$(PY) -m coverage report
+
+test-oldest: $(OLDEST)/.ready  ## run the tests with the oldest versions that are supported
+	$(OLDEST)/bin/python -m pytest
 
 lint: $(VENV)/.ready  ## check style and docstrings
 	$(PY) -m ruff check .
@@ -41,8 +51,8 @@ bench: $(VENV)/.ready  ## measure speed, tell about the other benchmarks
 	@echo '  $(PY) benchmarks/regression.py DATA   (also multi_output.py, classification.py)'
 
 clean:  ## remove the environment and what was built
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .coverage
+	rm -rf $(VENV) $(OLDEST) build *.egg-info .pytest_cache .ruff_cache .coverage
 	rm -rf docs/_build docs/auto_examples docs/generated docs/sg_execution_times.rst
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test test-all lint docs bench clean
+.PHONY: help demo test test-all test-oldest lint docs bench clean

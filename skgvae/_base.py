@@ -22,7 +22,7 @@ from skorch.helper import predefined_split
 from torch import nn
 
 from ._random import draw_seeds
-from ._scaling import Standardizer, grid_noise
+from ._scaling import FARTHEST, Standardizer, grid_noise
 from ._sklearn_callbacks import CallbackSupportMixin, SklearnCallbacks
 from ._together import train_among_others
 from .batches import RowDataset, StackedRows
@@ -264,6 +264,18 @@ class BaseGaussianVAE(
                 f"The fitted model has {widths[0]} features and {widths[1]} targets, but got "
                 f"{given[0]} and {given[1]}. Use fit with warm_start=False for new data."
             )
+        names = ("X", X, self._scaler), ("the target", target, self._target_scaler)
+        for name, rows, scaler in names[: 1 if target is None else 2]:
+            if not self.standardize:
+                Standardizer.identity(rows)  # raises where they are too large
+                continue
+            farthest = scaler.farthest(rows)
+            if farthest > FARTHEST:
+                raise ValueError(
+                    f"A value of {name} lies {farthest:.3g} standard deviations from the mean of "
+                    f"the first rows, and beyond {FARTHEST:g} nothing can be learned. Correct it, "
+                    "or use fit with warm_start=False, which learns the scale anew."
+                )
 
     def _get_structure(self):
         """Return the parameters that cannot change between a fit and its continuation."""
@@ -495,10 +507,10 @@ class BaseGaussianVAE(
 
         def posterior(modules, v1):
             loc, log_scale = modules[0].encoder.loc_and_log_scale(v1)
-            return loc, log_scale.exp()
+            return (loc, log_scale.exp()) if return_std else (loc,)
 
-        mean, std = self._by_rows(posterior, self._scaler.forward(X))
-        return (mean, std) if return_std else mean
+        found = self._by_rows(posterior, X, scalers=[self._scaler])
+        return tuple(found) if return_std else found[0]
 
     def decode(self, Z, return_std=False):
         """Return mean and standard deviation of p(v2 | z) in the units of v2.
@@ -523,9 +535,9 @@ class BaseGaussianVAE(
             loc, log_scale = modules[0].decoder.loc_and_log_scale(z)
             return loc, log_scale.exp().expand_as(loc)
 
-        mean, std = self._by_rows(decoded, Z)
-        mean = self._to_units(mean, self._target_scaler.inverse)
-        std = self._to_units(std, self._target_scaler.inverse_scale)
+        scaler = self._target_scaler
+        inverses = scaler.inverse, scaler.inverse_scale
+        mean, std = self._by_rows(decoded, Z, inverses=inverses)
         return (mean, std) if return_std else mean
 
     def latent_directions(self, Z):
@@ -638,19 +650,32 @@ class BaseGaussianVAE(
                 del net.history[n_epochs:]
             raise
 
-    def _by_rows(self, function, *arrays, size=1):
+    def _by_rows(self, function, *arrays, scalers=None, inverses=None, size=1):
         """Call ``function(modules, *tensors)`` on chunks of rows; return ndarrays.
 
-        The arithmetic has the dtype of the rows: float64 rows are answered in float64, by
-        the same weights.
+        Where there are scalers, one for each array, they standardise the chunks; inverses, one
+        for each answer, give it units. A row takes ``size`` numbers. The arithmetic has the
+        dtype of the rows: float64 rows are answered in float64, by the same weights.
         """
-        modules = [self._for_inference(m, arrays[0].dtype) for m in self.modules_]
-        parts = []
+        dtype, n_rows = arrays[0].dtype, len(arrays[0])
+        modules = [self._for_inference(module, dtype) for module in self.modules_]
+        found = None
         with torch.no_grad():
-            for rows in gen_batches(len(arrays[0]), min(ROWS_PER_CHUNK, -(-MAX_ELEMENTS // size))):
-                tensors = [torch.as_tensor(a[rows], device=self.device_) for a in arrays]
-                parts.append([out.cpu().numpy() for out in function(modules, *tensors)])
-        return [np.concatenate(part) for part in zip(*parts, strict=True)]
+            for rows in gen_batches(n_rows, min(ROWS_PER_CHUNK, -(-MAX_ELEMENTS // size))):
+                chunks = [array[rows] for array in arrays]
+                if scalers is not None:
+                    pairs = zip(scalers, chunks, strict=True)
+                    chunks = [scaler.forward(chunk, dtype) for scaler, chunk in pairs]
+                tensors = [torch.as_tensor(chunk, device=self.device_) for chunk in chunks]
+                parts = [out.cpu().numpy() for out in function(modules, *tensors)]
+                if inverses is not None:
+                    pairs = zip(parts, inverses, strict=True)
+                    parts = [self._to_units(part, inverse) for part, inverse in pairs]
+                if found is None:  # whole at once: joined at the end there would be two
+                    found = [np.empty((n_rows, *p.shape[1:]), p.dtype) for p in parts]
+                for whole, part in zip(found, parts, strict=True):
+                    whole[rows] = part
+        return found
 
     def _for_inference(self, module, dtype):
         return (copy.deepcopy(module).double() if dtype == np.float64 else module).eval()
@@ -673,13 +698,17 @@ class BaseGaussianVAE(
         check_is_fitted(self)
         return partial(function, tail=self._tail_factor())
 
-    def _with_draws(self, function, X, size=1):
+    def _with_draws(self, function, X, size=1, inverses=None):
         """Call ``function(modules, v1, draws)`` on chunks of rows; it holds size numbers a row."""
         check_is_fitted(self)
         X = self._validate_rows(X)
         draws = self._draws()
         return self._by_rows(
-            lambda modules, v1: function(modules, v1, draws), self._scaler.forward(X), size=size
+            lambda modules, v1: function(modules, v1, draws),
+            X,
+            scalers=[self._scaler],
+            inverses=inverses,
+            size=size,
         )
 
     def _to_units(self, values, inverse):
@@ -691,9 +720,14 @@ class BaseGaussianVAE(
 
     def _mean_and_std(self, X):
         """Return mean and standard deviation of p(v2 | v1) in units of v2."""
-        mean, noise, latent = self._with_draws(self._with_tail(decoded_moments), X)
-        mean = self._to_units(mean, self._target_scaler.inverse)
-        return mean, self._to_units(np.sqrt(noise + latent), self._target_scaler.inverse_scale)
+        moments = self._with_tail(decoded_moments)
+
+        def function(modules, v1, draws):
+            mean, noise, latent = moments(modules, v1, draws)
+            return mean, torch.sqrt(noise + latent)
+
+        scaler = self._target_scaler
+        return self._with_draws(function, X, inverses=(scaler.inverse, scaler.inverse_scale))
 
     def _sample_target(self, X, n_samples, random_state):
         """Draw v2 given v1, of shape (n_samples, n_rows, n_outputs)."""
@@ -701,7 +735,7 @@ class BaseGaussianVAE(
         n_samples = check_scalar(n_samples, "n_samples", Integral, min_val=1)
         (seed,) = draw_seeds(random_state, 1)
         rng = np.random.default_rng(seed)
-        v1 = self._scaler.forward(self._validate_rows(X))
+        X = self._validate_rows(X)
         tail = self._tail_factor()
 
         def draw(modules, v1):
@@ -721,8 +755,9 @@ class BaseGaussianVAE(
             return (target.transpose(0, 1),)  # rows first, to be joined
 
         size = n_samples * max(self.n_components_, self._module_spec["out_features"])
-        (target,) = self._by_rows(draw, v1, size=size)
-        return self._to_units(target, self._target_scaler.inverse).transpose(1, 0, 2)
+        inverses = [self._target_scaler.inverse]
+        (target,) = self._by_rows(draw, X, scalers=[self._scaler], inverses=inverses, size=size)
+        return target.transpose(1, 0, 2)
 
     # State: arrays and numbers only
 

@@ -325,8 +325,9 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     def partial_fit(self, X, y, classes=None, X_target=None, sample_weight=None):
         """Train one pass over the rows, at a constant learning rate, without held-out rows.
 
-        The first call learns scaling, classes and start; later calls keep them. The rate is
-        ``lr``, the peak of that in ``fit``: to refine a fitted model, lower it.
+        The first call learns scaling, classes and start; later calls keep them, and refuse
+        values more than 1e8 of its standard deviations away. The rate is ``lr``, the peak of
+        that in ``fit``: to refine a fitted model, lower it.
 
         Parameters
         ----------
@@ -410,7 +411,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         X = self._validate_rows(X)
         draws = self._draws(self.n_components_ + self._module_spec["out_features"])
         (log_prob,) = self._by_rows(
-            lambda modules, v1: (class_log_prob(modules, v1, draws),), self._scaler.forward(X)
+            lambda modules, v1: (class_log_prob(modules, v1, draws),), X, scalers=[self._scaler]
         )
         return log_prob
 

@@ -281,7 +281,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     def partial_fit(self, X, y, sample_weight=None):
         """Train one pass over the rows, at a constant learning rate, without held-out rows.
 
-        The first call learns scaling and start from its rows; later calls keep the scaling.
+        The first call learns scaling and start from its rows; later calls keep the scaling,
+        and refuse values more than 1e8 of its standard deviations away.
         The rate is ``lr``, the peak of that in ``fit``: to refine a fitted model, lower it.
 
         Parameters
@@ -405,8 +406,9 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             found = [mixture_quantile(p, *components) for p in np.atleast_1d(quantiles)]
             return (torch.stack(found, 1),)  # (n, n_quantiles, n_targets)
 
-        (found,) = self._with_draws(function, X, self._n_components_decoded)
-        found = np.moveaxis(self._target_scaler.inverse(found), 1, -1)
+        inverses = [self._target_scaler.inverse]
+        (found,) = self._with_draws(function, X, self._n_components_decoded, inverses)
+        found = np.moveaxis(found, 1, -1)
         found = found[:, 0] if self._is_single else found
         return found if quantiles.ndim else found[..., 0]
 
@@ -455,8 +457,9 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         draws, estimate = self._draws(), self._with_tail(predictive_log_prob)
         (log_prob,) = self._by_rows(
             lambda modules, v1, v2: (estimate(modules, v1, v2, draws),),
-            self._scaler.forward(X),
-            self._target_scaler.forward(y, X.dtype),
+            X,
+            y,
+            scalers=[self._scaler, self._target_scaler],
         )
         return log_prob - self._target_scaler.log_abs_det
 

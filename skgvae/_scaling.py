@@ -7,6 +7,8 @@ from sklearn.utils import gen_batches
 _ROWS = 65536
 # The square of a larger value, over a small variance, would overflow in float32.
 _LARGEST = 1e15
+# Standard deviations from which on the gradient of the loss may overflow in float32.
+FARTHEST = 1e8
 
 
 class Standardizer:
@@ -32,7 +34,7 @@ class Standardizer:
         """Learn offset and scale from rows, with weights where given."""
         scaler = StandardScaler()
         with np.errstate(over="ignore", invalid="ignore"):  # said below
-            for rows in gen_batches(len(X), _ROWS):  # whole, it would make float64 copies of X
+            for rows in _by_rows(X):
                 part = None if weight is None else weight[rows]
                 scaler.partial_fit(X[rows], sample_weight=part)
         offset, scale = (a.astype(np.float64) for a in (scaler.mean_, scaler.scale_))
@@ -63,10 +65,16 @@ class Standardizer:
             low, high = np.minimum(low, self.limits[0]), np.maximum(high, self.limits[1])
         return Standardizer(self.offset, self.scale, (low, high))
 
+    def farthest(self, X):
+        """Return the largest magnitude of the standardised values, without limits."""
+        with np.errstate(over="ignore"):
+            parts = (np.abs(X[rows] - self.offset) / self.scale for rows in _by_rows(X))
+            return max(float(np.nanmax(part, initial=0.0)) for part in parts)
+
     def forward(self, X, dtype=None):
         """Return standardised rows; the arithmetic is float64 whatever the dtype."""
         out = np.empty(X.shape, dtype=dtype or X.dtype)
-        for rows in gen_batches(len(X), _ROWS):
+        for rows in _by_rows(X):
             standardised = self._standardise(X[rows])
             out[rows] = standardised if self.limits is None else standardised.clip(*self.limits)
         return out
@@ -91,6 +99,10 @@ class Standardizer:
     def log_abs_det(self):
         """Sum of log scale: what a log density in the user's units is smaller by."""
         return float(np.log(self.scale).sum())
+
+
+def _by_rows(X):
+    return gen_batches(len(X), _ROWS)  # whole, there would be float64 copies of X
 
 
 def grid_noise(X, scale, floor):

@@ -266,7 +266,8 @@ class GaussianVAE(BaseGaussianVAE):
     def partial_fit(self, X, y=None, sample_weight=None):
         """Train one pass over X, at a constant learning rate and without held-out rows.
 
-        The first call learns scaling and start from its rows; later calls keep the scaling.
+        The first call learns scaling and start from its rows; later calls keep the scaling,
+        and refuse values more than 1e8 of its standard deviations away.
         After ``fit`` it goes on with the fitted model. The rate is ``lr``, the peak of that in
         ``fit``: to refine a fitted model, lower it.
 
@@ -471,6 +472,6 @@ class GaussianVAE(BaseGaussianVAE):
         X = self._validate_rows(X)
         draws = self._draws()
         (log_prob,) = self._by_rows(
-            lambda modules, v1: (estimate(modules[0], v1, v1, draws),), self._scaler.forward(X)
+            lambda modules, v1: (estimate(modules[0], v1, v1, draws),), X, scalers=[self._scaler]
         )
         return log_prob - self._scaler.log_abs_det

@@ -10,10 +10,7 @@ STOCHASTIC = (
     "weights equal repeated rows in expectation only: rows are shuffled and z is drawn "
     "(test_weights_equal_repeated_rows_in_expectation)"
 )
-EXPECTED_FAILURES = {
-    "check_sample_weight_equivalence_on_dense_data": STOCHASTIC,
-    "check_sample_weight_equivalence_on_sparse_data": STOCHASTIC,
-}
+EXPECTED_FAILURES = {"check_sample_weight_equivalence_on_dense_data": STOCHASTIC}
 FAST = {"max_epochs": 3, "hidden_layer_sizes": (8,), "n_draws": 16}
 
 

@@ -80,7 +80,7 @@ def raiser(error):
 
 
 # The first batch, the last of an epoch, and some in between.
-BATCHES = [1, N_BATCHES, *np.random.default_rng(0).integers(2, 4 * N_BATCHES, 3).tolist()]
+BATCHES = [1, N_BATCHES, *np.random.default_rng(0).integers(2, 4 * N_BATCHES, 2).tolist()]
 
 
 @pytest.mark.parametrize("lr", [1e3, 1e30])
@@ -117,7 +117,7 @@ def test_an_interrupt_keeps_the_best_epoch(at, make, rows):
 @pytest.mark.parametrize(
     "error", [RuntimeError("broken"), torch.OutOfMemoryError("CUDA out of memory"), MemoryError()]
 )
-@pytest.mark.parametrize("at", BATCHES[:3])
+@pytest.mark.parametrize("at", BATCHES[:2])
 def test_an_error_leaves_the_estimator_unfitted(error, at, make, rows):
     model = make(net_params={"callbacks": [AtBatch(at, raiser(error))]})
     with pytest.raises(type(error)) as raised:
@@ -128,8 +128,8 @@ def test_an_error_leaves_the_estimator_unfitted(error, at, make, rows):
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 @pytest.mark.parametrize("warm_start", [True, False])
-@pytest.mark.parametrize("error", [RuntimeError("broken"), torch.OutOfMemoryError("CUDA")])
-def test_a_failed_refit_keeps_the_fitted_model(method, warm_start, error, make, rows):
+def test_a_failed_refit_keeps_the_fitted_model(method, warm_start, make, rows):
+    error = torch.OutOfMemoryError("CUDA")
     fault = AtBatch(0, raiser(error))
     model = make(warm_start=warm_start, net_params={"callbacks": [fault]}).fit(*rows)
     before, history = answers(model, rows[0]), list(model.history_)
@@ -148,9 +148,8 @@ def test_rows_that_are_refused_keep_the_fitted_model(method, make, rows):
     X, y = rows
     model = make().fit(X, y)
     before = answers(model, X)
-    refused = {np.nan: "NaN", np.inf: "infinity"}
-    if method == "fit":  # partial_fit has its scale, and moves the value to the edge
-        refused[1e300] = "too large"
+    too_large = "too large" if method == "fit" else "standard deviations from the mean"
+    refused = {np.nan: "NaN", np.inf: "infinity", 1e300: too_large}
     for value, message in refused.items():
         with pytest.raises(ValueError, match=message):
             getattr(model, method)(np.where(X[0, 0] == X, value, X), y)

@@ -1,6 +1,7 @@
 """The architecture, as a test: who imports whom, and what is public."""
 
 import ast
+import configparser
 import inspect
 import subprocess
 import sys
@@ -136,6 +137,39 @@ def name_of(path):
 def test_imports_run_downward(path):
     roots = {name.split(".")[0] for name in imports(path)} - sys.stdlib_module_names
     assert roots <= MAY_IMPORT[name_of(path)]
+
+
+RUNS_CODE = {"eval", "exec", "compile", "__import__"}
+OPENS_FILES = {"open", "load", "loads", "Unpickler", "memmap", "fromfile", "save", "dump"}
+REACHES_OUT = {"asyncio", "ftplib", "http", "os", "requests", "shutil", "smtplib", "socket",
+               "ssl", "subprocess", "tempfile", "urllib", "webbrowser"}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=name_of)
+def test_no_code_is_run_no_file_is_opened_and_nothing_is_sent(path):
+    roots = {name.split(".")[0] for name in imports(path)}
+    assert not roots & REACHES_OUT
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in RUNS_CODE | OPENS_FILES, ast.unparse(node)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            assert node.func.attr not in OPENS_FILES, ast.unparse(node)
+
+
+def floors(*extras):
+    parser = configparser.ConfigParser()
+    parser.read(PACKAGE.parent / "setup.cfg")
+    parts = [parser["options"]["install_requires"]]
+    parts += [parser["options.extras_require"][extra] for extra in extras]
+    return dict(line.split(">=") for part in parts for line in part.split("\n") if ">=" in line)
+
+
+def test_the_oldest_versions_that_are_tested_are_the_floors():
+    lines = (PACKAGE.parent / "constraints-oldest.txt").read_text().splitlines()
+    tested = dict(line.split("==") for line in lines if "==" in line)
+    for name, floor in floors("plot", "test").items():
+        if name != "torch":  # which stays at the newest
+            assert f"{tested[name]}.".startswith(f"{floor}."), name
 
 
 def test_import_is_lean():

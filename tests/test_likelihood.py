@@ -10,6 +10,7 @@ from skgvae import likelihood
 from skgvae.likelihood import (
     class_log_prob,
     decoded_components,
+    decoded_covariance,
     decoded_moments,
     latent_draws,
     lower_bound,
@@ -91,6 +92,105 @@ def test_chunks_change_nothing(pca, monkeypatch):
     chunks += decoded_moments(vae, x, draws)
     for a, b in zip(whole, chunks, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def make_vaes(n, noise="heteroscedastic"):
+    generator = torch.Generator().manual_seed(3)
+    return [
+        GaussianVAEModule(3, 2, 4, noise=noise, generator=generator).double() for _ in range(n)
+    ]
+
+
+@torch.no_grad()
+def components_by_a_loop(vaes, v1, draws, tail):
+    """Return mean and scale of each component, of shape (K, n, 4): draws shared out in turn."""
+    locs, scales = [], []
+    own = len(draws) // len(vaes)
+    for k, eps in enumerate(draws):
+        vae = vaes[k // own]
+        q = vae.encoder(v1)
+        p = vae.decoder(q.mean + q.stddev * eps)
+        locs.append(p.mean)
+        scales.append(p.stddev * (tail if k == 0 else 1))
+    return torch.stack(locs), torch.stack(scales)
+
+
+@pytest.mark.parametrize("tail", [1.0, 3.0])
+@pytest.mark.parametrize("n_models", [1, 3])
+@pytest.mark.parametrize("noise", ["heteroscedastic", "homoscedastic"])
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+def test_mixtures_of_models_against_a_loop(noise, n_models, tail, at_once, monkeypatch):
+    monkeypatch.setattr(likelihood, "MAX_ELEMENTS", 5 * 64 * at_once)
+    vaes = make_vaes(n_models, noise)
+    assert max(max(p.shape, default=1) for p in vaes[0].decoder.parameters()) == 64
+    v1, v2, draws = torch.randn(5, 3), torch.randn(5, 4), latent_draws(6, 2, 0)
+    params = {} if tail == 1 else {"tail": tail}  # one is the default
+    loc, scale = components_by_a_loop(vaes, v1, draws, tail)
+    for found, expected in zip(
+        decoded_components(vaes, v1, draws, **params), (loc, scale), strict=True
+    ):
+        torch.testing.assert_close(found, expected)
+    log_prob = torch.distributions.Normal(loc, scale).log_prob(v2).sum(-1)
+    expected = log_prob.exp().mean(0).log()
+    torch.testing.assert_close(predictive_log_prob(vaes, v1, v2, draws, **params), expected)
+    mean, noise_variance, latent_variance = decoded_moments(vaes, v1, draws, **params)
+    torch.testing.assert_close(mean, loc.mean(0))
+    torch.testing.assert_close(noise_variance, scale.square().mean(0))
+    torch.testing.assert_close(latent_variance, loc.var(0, correction=0))
+    mean, covariance = decoded_covariance(vaes, v1, draws, **params)
+    torch.testing.assert_close(mean, loc.mean(0))
+    for i in range(5):
+        expected = torch.cov(loc[:, i].T, correction=0) + scale[:, i].square().mean(0).diag()
+        torch.testing.assert_close(covariance[i], expected)
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 100])
+def test_bounds_of_one_model_against_a_loop(at_once, monkeypatch):
+    monkeypatch.setattr(likelihood, "MAX_ELEMENTS", 5 * 64 * at_once)
+    (vae,) = make_vaes(1)
+    v1, v2, draws = torch.randn(5, 3), torch.randn(5, 4), latent_draws(6, 2, 0)
+    q = vae.encoder(v1)
+    log_lik, log_w = [], []
+    for eps in draws:
+        z = q.mean + q.stddev * eps
+        log_lik.append(vae.decoder(z).log_prob(v2))
+        log_w.append(log_lik[-1] + vae.prior().log_prob(z) - q.log_prob(z))
+    kl = torch.distributions.kl_divergence(q, vae.prior())
+    expected = (torch.stack(log_lik).mean(0) - kl).detach()
+    torch.testing.assert_close(lower_bound(vae, v1, v2, draws), expected)
+    expected = torch.stack(log_w).exp().mean(0).log().detach()
+    torch.testing.assert_close(marginal_log_prob(vae, v1, v2, draws), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n_models", [1, 2])
+def test_class_probabilities_against_a_loop(n_models):
+    joints = [
+        GaussianVAEClassifierModule(vae, ClassifierHead(3, 4, 3)).double()
+        for vae in make_vaes(n_models)
+    ]
+    for parameter in (p for joint in joints for p in joint.classifier.parameters()):
+        torch.nn.init.normal_(parameter)
+    v1, draws = torch.randn(5, 3), latent_draws(4, 2 + 4, 0)
+    total = 0
+    for k, eps in enumerate(draws):
+        joint = joints[k * n_models // 4]
+        q = joint.encoder(v1)
+        p = joint.decoder(q.mean + q.stddev * eps[:2])
+        total = total + joint.classifier(v1, p.mean + p.stddev * eps[2:]).softmax(-1) / 4
+    torch.testing.assert_close(class_log_prob(joints, v1, draws), total.log())
+
+
+@pytest.mark.parametrize("latent_features", [1023, 1024, 1025])
+def test_columns_beyond_the_sequence_are_random_ones(latent_features):
+    draws = latent_draws(8, latent_features, seed=0)
+    n_sobol = min(latent_features, 1024)
+    engine = torch.quasirandom.SobolEngine(n_sobol, scramble=True, seed=0)
+    uniform = torch.special.ndtr(draws)
+    expected = engine.draw(8, dtype=torch.float64)
+    torch.testing.assert_close(uniform[:, :n_sobol], expected, atol=1e-9, rtol=0)
+    assert draws.dtype == torch.float64
+    assert draws.shape == (8, latent_features)
 
 
 def test_a_one_dimensional_density_integrates_to_one():

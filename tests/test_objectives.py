@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from skgvae.objectives import (
     importance_log_weights,
     importance_weighted_bound,
     log_mean_exp,
+    predictive_bound,
+    split_weight,
 )
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -61,6 +64,9 @@ def test_gaussian_log_prob_with_shared_scale(width):
     log_scale = torch.randn(width)
     expected = gaussian_log_prob(x, loc, log_scale.expand(6, 4))
     torch.testing.assert_close(gaussian_log_prob(x, loc, log_scale), expected)
+    of_rows = torch.randn(6, width)
+    expected = gaussian_log_prob(x, loc, of_rows.expand(6, 4))
+    torch.testing.assert_close(gaussian_log_prob(x, loc, of_rows), expected)
 
 
 def test_gaussian_log_prob_gradient():
@@ -111,6 +117,76 @@ def test_bounds_against_a_naive_loop(noise, kl_weight):
     torch.testing.assert_close(bound.reconstruction, -log_lik.mean(0))
     torch.testing.assert_close(bound.kl, kl)
     torch.testing.assert_close(bound.value, log_lik.mean(0) - kl_weight * kl)
+
+
+@pytest.mark.parametrize("mean_power", [0.0, 0.5])
+def test_predictive_bound_against_a_loop(mean_power):
+    vae = make_vae()
+    v1, v2, eps = torch.randn(5, 3), torch.randn(5, 4), torch.randn(7, 5, 2)
+    bound = predictive_bound(vae, v1, v2, eps, 0.3, mean_power)
+    q = vae.encoder(v1)
+    for i in range(5):
+        z = q.mean[i] + q.stddev[i] * eps[:, i]
+        log_lik = vae.decoder(z).log_prob(v2[i])
+        kl = kl_divergence(q, vae.prior())[i]
+        torch.testing.assert_close(bound.value[i], log_lik.exp().mean().log() - 0.3 * kl)
+        torch.testing.assert_close(bound.reconstruction[i], -log_lik.mean())
+        torch.testing.assert_close(bound.kl[i], kl)
+
+
+@pytest.mark.parametrize("mean_power", [0.0, 0.25, 0.5])
+def test_mean_power_multiplies_the_gradient_of_the_mean(mean_power):
+    # One draw, so that the bound's gradient with respect to the mean is (v2 - μ) / σ².
+    vae = make_vae()
+    v1, v2, eps = torch.randn(5, 3), torch.randn(5, 4), torch.randn(1, 5, 2)
+    loc, log_scale = vae.decoder.loc_and_log_scale(vae.encoder(v1).mean + 0 * eps)
+
+    class Decoder:
+        def loc_and_log_scale(self, z):
+            return loc, log_scale
+
+    parts = SimpleNamespace(encoder=vae.encoder, decoder=Decoder(), prior=vae.prior)
+    value = predictive_bound(parts, v1, v2, eps, 0.0, mean_power).value.sum()
+    found, of_scale = torch.autograd.grad(value, [loc, log_scale], retain_graph=True)
+    scale = log_scale.detach().exp()
+    factor = scale ** (2 * mean_power)
+    factor = factor / factor.mean((0, 1))  # for each target over draws and rows
+    torch.testing.assert_close(found, factor * (v2 - loc.detach()) / scale**2)
+    plain = predictive_bound(parts, v1, v2, eps, 0.0).value.sum()
+    torch.testing.assert_close(of_scale, torch.autograd.grad(plain, log_scale)[0])
+
+
+@pytest.mark.parametrize("bound", [elbo, importance_weighted_bound, predictive_bound])
+def test_bounds_of_series_and_defaults(bound):
+    vae = make_vae()
+    v1, v2, eps = torch.randn(6, 3), torch.randn(6, 4), torch.randn(3, 6, 2)
+    flat = bound(vae, v1, v2, eps)
+    series = bound(vae, v1.view(2, 3, 3), v2.view(2, 3, 4), eps.view(3, 2, 3, 2))
+    for a, b in zip(series, flat, strict=True):
+        torch.testing.assert_close(a.view(6), b)
+    for a, b in zip(bound(vae, v1, v2, eps, 1.0), flat, strict=True):
+        assert torch.equal(a, b)
+    weights = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0])  # one for each row
+    by_row = bound(vae, v1, v2, eps, weights).value
+    for i, weight in enumerate(weights.tolist()):
+        torch.testing.assert_close(by_row[i], bound(vae, v1, v2, eps, weight).value[i])
+
+
+def test_default_losses_have_weight_one_and_one_draw():
+    assert (NegativeBound().kl_weight, NegativeBound().n_draws) == (1.0, 1)
+    assert NegativeBound().bound is elbo
+    assert NegativeBound().vae_weight == 1  # the auto-encoder's, where there is nothing else
+    joint = JointLoss()
+    assert (joint.kl_weight, joint.vae_weight, joint.n_draws) == (1.0, 1.0, 1)
+    assert (joint.penalty, joint.feedback) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("weight", "parts"), [(0.3, (0.3, 0.0)), (1.0, (1.0, 0.0)),
+                                               (2.5, (1.0, 1.5))])  # fmt: skip
+def test_a_weight_is_split_at_one(weight, parts):
+    assert split_weight(weight) == parts
+    for found, part in zip(split_weight(torch.tensor([weight])), parts, strict=True):
+        torch.testing.assert_close(found, torch.tensor([part]))
 
 
 def test_draws_with_a_shared_axis_equal_repeated_draws():

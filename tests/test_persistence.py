@@ -9,6 +9,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 
 from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
@@ -70,29 +71,35 @@ def rows():
     return make_rows()
 
 
-@pytest.fixture(params=MAKERS)
+@pytest.fixture(scope="module", params=MAKERS)
 def make(request):
     return MAKERS[request.param]
 
 
-@pytest.mark.parametrize("round_trip", ROUND_TRIPS)
-def test_unfitted_estimators(round_trip, make, rows):
-    loaded = round_trip(make())
-    assert loaded.get_params() == make().get_params()
-    assert_same(loaded.fit(*rows), answers(make().fit(*rows), rows[0]), rows[0])
-
-
-@pytest.mark.parametrize("round_trip", ROUND_TRIPS)
-@pytest.mark.parametrize("then", ["fit", "partial_fit", "fit, partial_fit"])
-def test_fitted_models(then, round_trip, make, rows):
+@pytest.fixture(scope="module", params=["fit", "partial_fit", "fit, partial_fit"])
+def fitted(request, make, rows):
     model = make()
-    for method in then.split(", "):
+    for method in request.param.split(", "):
         getattr(model, method)(*rows)
+    return model, answers(model, rows[0])
+
+
+@pytest.mark.parametrize("round_trip", ROUND_TRIPS)
+def test_unfitted_estimators(round_trip, make):
+    model = make()
     loaded = round_trip(model)
-    assert_same(loaded, answers(model, rows[0]), rows[0])
+    assert loaded.get_params() == model.get_params()
+    assert set(vars(loaded)) == set(vars(model))
+
+
+@pytest.mark.parametrize("round_trip", ROUND_TRIPS)
+def test_fitted_models(round_trip, fitted, rows):
+    model, known = fitted
+    loaded = round_trip(model)
+    assert_same(loaded, known, rows[0])
     assert loaded.history_ == model.history_
     assert loaded.get_params() == model.get_params()
-    assert_same(round_trip(loaded), answers(model, rows[0]), rows[0])
+    assert_same(round_trip(loaded), known, rows[0])
     # The optimizer's moments are not saved: it goes on, not to the last digit as it would have.
     assert all(np.isfinite(a).all() for a in answers(loaded.partial_fit(*rows), rows[0]).values())
 
@@ -130,6 +137,20 @@ def test_no_rows_are_saved(make, rows):
     for column in (*X.T, *scaled.T):  # eight numbers in a row
         assert column[:8].tobytes() not in data
         assert column[:8].astype(np.float32).tobytes() not in data
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it would go to CUDA")
+def test_a_model_for_cuda_is_read_without_it(make, rows):
+    model = make().fit(*rows)
+    known = answers(model, rows[0])
+    loaded = by_pickle(model.set_params(device="cuda"))
+    assert loaded.device == "cuda"
+    assert loaded.device_ == "cpu"
+    assert_same(loaded, known, rows[0])
+    with pytest.raises(ValueError, match="finds no CUDA device"):
+        loaded.fit(*rows)
+    with pytest.raises(ValueError, match="device='nowhere' is no torch device"):
+        loaded.set_params(device="nowhere").fit(*rows)
 
 
 def test_a_clone_has_no_state(make, rows):
