@@ -317,15 +317,20 @@ class JointLoss(nn.Module):
         learning these by heart.
     pseudo_weight : float
         In training, weight of the cross-entropy of rows without a label (``label_weight`` 0)
-        against a sharper version of their own prediction, :math:`t_c \propto p_c^2`, which
-        is taken as given. Boundaries between classes move to where there are few rows; where
-        all classes are equally likely it has no gradient.
+        against a sharper version of their own prediction,
+        :math:`t_c \propto p_c^2 \, \pi_c / \bar p_c`, which is taken as given.
+        :math:`\pi_c` is the share of a class in the labelled rows, :math:`\bar p_c` its average
+        probability in the others, both within the batch (the last axis of rows) and with one
+        row of each class added. Boundaries between classes move to where there are few rows,
+        and no class takes the rows of another.
 
     References
     ----------
     Lee, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural
     Networks", 2013. Xie, Girshick & Farhadi, "Unsupervised Deep Embedding for Clustering
-    Analysis", 2016, arXiv:1511.06335 (the squared target).
+    Analysis", 2016, arXiv:1511.06335 (the squared target). Berthelot, Carlini, Cubuk, Kurakin,
+    Sohn, Zhang & Raffel, "ReMixMatch: Semi-Supervised Learning with Distribution Alignment and
+    Augmentation Anchoring", 2020, arXiv:1911.09785 (the shares of the classes).
     """
 
     def __init__(
@@ -422,12 +427,20 @@ class JointLoss(nn.Module):
             penalty = penalty + 0.5 * self.penalty * joint.squared_weights().unsqueeze(-1)
         loss = cross_entropy + penalty
         if joint.training and self.pseudo_weight and label_weight is not None:
-            target = (2 * log_p.detach()).softmax(-1)
             row_weight = (label_weight == 0) * (1.0 if weight is None else weight)
+            target = _sharpen(log_p.detach(), row_weight, label, label_weight)
             loss = loss - self.pseudo_weight * row_weight * (target * log_p).sum(-1)
         if self.vae_weight > 0:
             loss = loss + self.vae_weight * negative_bound
         return JointTerms(loss, reconstruction, kl, cross_entropy, penalty)
+
+
+def _sharpen(log_p, weight, label, label_weight):
+    # p² times, for each class, its share in the labelled rows by its share in the predictions.
+    one_hot = torch.nn.functional.one_hot(label, log_p.shape[-1])
+    labelled = (label_weight.unsqueeze(-1) * one_hot).sum(-2, keepdim=True) + 1
+    predicted = (weight.unsqueeze(-1) * log_p.exp()).sum(-2, keepdim=True) + 1
+    return (2 * log_p + labelled.log() - predicted.log()).softmax(-1)
 
 
 def _draw(vae, v1, eps):

@@ -294,31 +294,49 @@ def test_rows_without_a_label_are_drawn_to_their_own_prediction():
     difference = parts[1].loss - parts[0].loss
     draws = eps.split([joint.encoder.out_features, v2.shape[-1]], -1)
     q = joint.encoder(v1).base_dist
+    predictions = []
     for i in range(len(v1)):
         p = 0.0
         for e_z, e_v in zip(*draws, strict=True):
             decoded = joint.decoder((q.loc + q.scale * e_z)[i]).base_dist
             estimate = decoded.loc + decoded.scale * e_v[i]
             p = p + joint.classifier(v1[i], estimate).softmax(-1) / len(eps)
-        target = p**2 / (p**2).sum()
+        predictions.append(p)
+    n_classes = len(predictions[0])
+    labelled, predicted = torch.ones(n_classes), torch.ones(n_classes)
+    for i, p in enumerate(predictions):
+        if label_weight[i] > 0:
+            labelled[label[i]] += label_weight[i]
+        else:
+            predicted += weight[i] * p
+    for i, p in enumerate(predictions):
+        target = p**2 * labelled / predicted
+        target = target / target.sum()
         expected = 1.5 * (label_weight[i] == 0) * weight[i] * -(target * p.log()).sum()
         torch.testing.assert_close(difference[i], expected)
     joint.eval()
     assert JointLoss(pseudo_weight=1.5)(*batch).loss == JointLoss()(*batch).loss
 
 
-def test_a_prediction_of_equal_probabilities_is_not_sharpened():
+def test_no_class_takes_the_rows_of_another():
+    # Without any information in the rows the prediction goes to the shares of the labelled rows,
+    # where sharpening alone would go to the class that is ahead.
     joint = make_joint()
     with torch.no_grad():
         for parameter in joint.classifier.parameters():
             parameter.zero_()
-    v1, v2, eps, label = joint_batch()
-    loss = JointLoss(vae_weight=0.0, pseudo_weight=3.0)(
-        joint, v1, v2, eps, None, label, torch.zeros(6)
-    )
-    loss.loss.backward()
-    for name, parameter in joint.classifier.named_parameters():
-        torch.testing.assert_close(parameter.grad, torch.zeros_like(parameter), msg=name)
+        joint.classifier.logits.bias[0] = 1.0
+    v1, v2, eps, label = joint_batch(n=300)
+    label = torch.arange(300) % 3
+    label_weight = torch.where(torch.arange(300) < 150, 2.0, 0.0)
+    loss = JointLoss(vae_weight=0.0, pseudo_weight=3.0)
+    terms = loss(joint, v1, v2, eps, None, label, label_weight)
+    without = JointLoss(vae_weight=0.0)(joint, v1, v2, eps, None, label, label_weight)
+    (gradient,) = torch.autograd.grad(terms.loss - without.loss, joint.classifier.logits.bias)
+    p = torch.tensor([1.0, 0.0, 0.0]).softmax(-1)
+    target = p**2 / (1 + 150 * p)
+    torch.testing.assert_close(gradient, 1.5 * (p - target / target.sum()))
+    assert abs(gradient[0]) < 0.02 < abs(1.5 * (p - (2 * p.log()).softmax(-1))[0])
 
 
 def test_joint_loss_of_series():
