@@ -22,7 +22,7 @@ demo: $(VENV)/.ready  ## fit real data, print the comparison, save a figure
 	$(PY) docs/examples/plot_00_quickstart.py
 
 test: $(VENV)/.ready  ## run the tests
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto
 
 test-all: $(VENV)/.ready  ## run all tests, the slow ones too, with coverage
 	$(PY) -m coverage run -m pytest -m ''

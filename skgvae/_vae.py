@@ -42,7 +42,8 @@ class GaussianVAE(BaseGaussianVAE):
     ----------
     n_components : int, default=None
         Width of the latent space. None: as many as columns, at most 32 and at most a quarter
-        of the rows; components that are not needed stay unused (``n_active_components_``).
+        of the rows. With ``prior="standard"`` components that are not needed stay unused
+        (``n_active_components_``).
     kl_weight : float, default=1.0
         Weight of the KL term. One maximises a bound on the likelihood; more gives fewer,
         smoother components, less gives better reconstructions.

@@ -205,7 +205,7 @@ def test_kl_per_component():
     rng = np.random.default_rng(0)
     factor = rng.standard_normal((500, 1))
     X = factor * [1, -1, 1] + 0.1 * rng.standard_normal((500, 3))
-    vae = GaussianVAE(3, **FAST).fit(X)
+    vae = GaussianVAE(3, prior="standard", **FAST).fit(X)
     made = KLPerComponentDisplay.from_estimator(vae)
     np.testing.assert_array_equal(made.kl, np.sort(vae.kl_per_component_)[::-1])
     np.testing.assert_array_equal(vae.kl_per_component_[made.components], made.kl)

@@ -241,6 +241,7 @@ def test_shared_parameters_are_described_alike():
             "classifier",
             "class_weight",
             "unlabeled",
+            "pseudo_weight",
             "vae_weight",
             "early_stopping",
             "validation_fraction",
