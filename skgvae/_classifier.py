@@ -45,7 +45,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     with v = ``vae_weight``, w = ``kl_weight`` and both densities averaged over
     ``n_train_draws`` draws. v2 is needed in training only; it may be X itself. Labels and
     targets may each be missing for some rows; then each part is an average over the rows that
-    have it.
+    have it, and rows without a label are drawn to their own prediction (``pseudo_weight``).
 
     Parameters
     ----------
@@ -71,8 +71,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         Value of y that marks rows without a label. None: all rows have one.
     pseudo_weight : float, default=3.0
         Weight of a row without a label in the cross-entropy, where a sharper version of its own
-        predicted probabilities takes the place of the label [4]_. Zero: such rows train the
-        auto-encoder only.
+        predicted probabilities takes the place of the label [4]_, see
+        :class:`~skgvae.objectives.JointLoss`. Zero: such rows train the auto-encoder only.
     hidden_layer_sizes : int or tuple of int, default=(64, 64)
         Widths of the encoder's hidden layers; the decoder has them in reverse order.
     activation : {"identity", "logistic", "relu", "silu", "gelu", "tanh"}, default="silu"
@@ -149,7 +149,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         Epochs trained, and the epoch whose weights are kept (0: the start).
     history_ : list of dict
         For each epoch: loss, cross-entropy, reconstruction and KL, of training and validation
-        rows, in nats a row, in standardised units; and the penalty on the head's weights.
+        rows, in nats a row, in standardised units; and the penalty on the head's weights. The
+        training loss also has the part of the rows without a label, which is not listed.
     kl_per_component_ : ndarray of shape (n_components_,)
         Average KL divergence of each component, in nats: the information that it carries.
     n_active_components_ : int

@@ -176,6 +176,7 @@ class GaussianVAE(BaseGaussianVAE):
     (3, 4)
     """
 
+    _learning_rate = 0.01
     _parameter_constraints: dict = {
         **BaseGaussianVAE._parameter_constraints,
         "init": [StrOptions({*INITS, "auto", "mixture"})],
@@ -409,14 +410,6 @@ class GaussianVAE(BaseGaussianVAE):
         noise = np.random.default_rng(seed).standard_normal(mean.shape, dtype)
         return mean + std * noise
 
-    _learning_rate = 0.01
-
-    @property
-    def _initial_model(self):
-        if self.init == "auto":
-            return "mixture" if self.prior == "mixture" else "factor_analysis"
-        return self.init
-
     _nothing_to_find = "if the columns are independent of each other, there is nothing to find"
 
     def _choose_n_components(self, X, target):
@@ -427,7 +420,7 @@ class GaussianVAE(BaseGaussianVAE):
         return {"criterion__bound": bound}
 
     def _set_up(self, X, target, weight, seeds):
-        if self._initial_model == "mixture" and self.prior != "mixture":
+        if self.init == "mixture" and self.prior != "mixture":
             raise ValueError(
                 f"init='mixture' starts a mixture prior, but prior={self.prior!r}. Use "
                 "prior='mixture', or init='factor_analysis'."
@@ -448,10 +441,13 @@ class GaussianVAE(BaseGaussianVAE):
     def _start(self, module, rows):
         X, weight = (a if a is None else a.numpy() for a in (rows.v1, rows.weight))
         isotropic = self.noise == "isotropic"
-        if self._initial_model == "factor_analysis":
+        init = self.init
+        if init == "auto":
+            init = "mixture" if self.prior == "mixture" else "factor_analysis"
+        if init == "factor_analysis":
             model = factor_analysis(X, self.n_components_, weight, isotropic)
             module.start_at_factor_analysis(*map(torch.from_numpy, model))
-        elif self._initial_model == "mixture":
+        elif init == "mixture":
             floor = self.min_noise_**2
             n = None if self.n_prior_components == "auto" else self.n_prior_components
             params = {

@@ -298,14 +298,18 @@ class _FusedBound(torch.autograd.Function):
         log_lik = residual.square().sum(-1).mul_(-0.5).sub_(log_det)
         log_lik -= 0.5 * n_out * math.log(2 * math.pi)  # (M, K, n)
         variance = s.square()
-        # log q(z | v1), as log p(z) below without the same constant.
-        log_q = -0.5 * eps.square().sum(-1) - log_s.sum(-1).unsqueeze(1)
+        log_ratio, mixture_saved = None, []  # log p(z) - log q(z | v1), where it is needed
+        if mixture or objective.name == "importance_weighted":
+            if mixture:
+                log_prior, mixture_saved = _mixture_forward(z.flatten(1, 2), *mixture)
+                log_prior = log_prior.view_as(log_lik)
+            else:
+                log_prior = -0.5 * z.square().sum(-1)
+            # Both without the constant that they share.
+            log_ratio = log_prior + 0.5 * eps.square().sum(-1) + log_s.sum(-1).unsqueeze(1)
         if mixture:
-            log_prior, mixture_saved = _mixture_forward(z.flatten(1, 2), *mixture)
-            log_ratio = log_prior.view_as(log_q) - log_q
             kl = -log_ratio.mean(1)
         else:
-            log_ratio, mixture_saved = -0.5 * z.square().sum(-1) - log_q, []
             kl = torch.addcmul(variance, m, m).sub_(1).mul_(0.5).sub_(log_s).sum(-1)
 
         value, share, prior_share, kl_share = _combine(objective, log_lik, kl, log_ratio)
