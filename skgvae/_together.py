@@ -5,6 +5,7 @@ train its net it stops there; once all have come that far, nets that are alike a
 one stack, and each fit goes on with its own part of it.
 """
 
+import copy
 import threading
 import time
 import warnings
@@ -20,6 +21,7 @@ from torch import nn
 
 from .batches import RowDataset, StackedRows
 from .net import BestEpoch, GaussianVAENet
+from .nn import MixturePrior
 from .objectives import (
     JointLoss,
     NegativeBound,
@@ -77,6 +79,20 @@ def train_among_others(
         call.wait_for(Training(net, train, valid, alone))
 
 
+def compute_once(function: Callable, *args, **params):
+    """Return what a function returns: for equal arguments computed once for calls that wait together.
+
+    Fits of one fold with several KL weights start at the same classical model.
+    """
+    call = getattr(_here, "call", None)
+    if call is None:
+        return function(*args, **params)
+    key = function, joblib.hash((args, params))
+    if key not in call.results_of_wave:
+        call.results_of_wave[key] = function(*args, **params)
+    return call.results_of_wave[key]
+
+
 def idle_seconds() -> float:
     """Return how long this call of :func:`run_together` has waited for others.
 
@@ -99,7 +115,7 @@ def run_together(calls: Iterable[Callable[[], object]]) -> list:
     try:
         with warnings.catch_warnings():  # each call restores those that it found: in any order
             for function in calls:
-                call = _Call(function)
+                call = _Call(function, wave.computed)
                 results.append(call)
                 wave.add(call)
             wave.finish()
@@ -213,7 +229,7 @@ def _train_alike(trainings):
 def _train_as_one(trainings):
     first = trainings[0].net
     params = first.get_params(deep=False)
-    params["module"] = [m for training in trainings for m in training.net.stack_.members]
+    params["module"] = _of_one_shape([m for t in trainings for m in t.net.stack_.members])
     params["seed"] = [seed for training in trainings for seed in training.net.seed]
     for name in trainings[0].own_params:
         if hasattr(first, name):
@@ -233,6 +249,22 @@ def _train_as_one(trainings):
         start = part.stop
 
 
+def _of_one_shape(modules):
+    """Return the modules, with prior components of weight zero where others have more."""
+    if type(modules[0].prior) is not MixturePrior:
+        return modules
+    n_components = max(module.prior.n_components for module in modules)
+    return [_with_prior_components(module, n_components) for module in modules]
+
+
+def _with_prior_components(module, n_components):
+    if module.prior.n_components == n_components:
+        return module
+    module = copy.deepcopy(module)
+    module.prior = module.prior.padded(n_components)
+    return module
+
+
 def _for_each_module(trainings, name):
     values = [(getattr(t.net, name), len(t.net.stack_)) for t in trainings]
     if len({value for value, _ in values}) == 1:
@@ -246,7 +278,8 @@ def _take_part(own, net, part):
     """Leave a net as if it had been trained without the others in a common one."""
     weights = net.stack_.state_dict()
     for name, weight in own.stack_.state_dict().items():
-        weight.copy_(weights[name][part])
+        without_padding = map(slice, weight.shape[1:])
+        weight.copy_(weights[name][(part, *without_padding)])
     own.stack_.tie()
     (_, own_best), (_, best) = own.callbacks_[0], net.callbacks_[0]
     for name in ("best_losses_", "best_epochs_", "last_epochs_", "in_training_"):
@@ -269,9 +302,15 @@ def _structure(stacked):
         if not known and type(module) not in _KNOWN_ACTIVATIONS:
             return None
         own = {k: v for k, v in vars(module).items() if k not in _MODULE_STATE}
+        if type(module) is MixturePrior and name == "prior":
+            own.pop("n_components")
         structure.append((name, type(module), module.training, own))
+    # The number of prior components may differ: it is their first axis.
+    mixed = type(stacked.prior) is MixturePrior
     for named in (stacked.named_parameters(), stacked.named_buffers()):
-        structure += [(name, t.shape[1:], str(t.dtype), t.requires_grad) for name, t in named]
+        for name, tensor in named:
+            shape = tensor.shape[2 if mixed and name.startswith("prior.") else 1 :]
+            structure.append((name, shape, str(tensor.dtype), tensor.requires_grad))
     return structure
 
 
@@ -279,7 +318,7 @@ class _Wave:
     """Calls that wait for their training."""
 
     def __init__(self):
-        self.waiting, self.size = [], 0
+        self.waiting, self.size, self.computed = [], 0, {}
 
     def add(self, call):
         """Run a call as far as it comes."""
@@ -304,6 +343,7 @@ class _Wave:
                 if call.training is None:
                     self.waiting.remove(call)
         self.size = 0
+        self.computed.clear()
 
     def abandon(self):
         """End the calls that still wait."""
@@ -318,9 +358,9 @@ class _Abandoned(BaseException):
 class _Call(threading.Thread):
     """A call that stops wherever it has to train a net."""
 
-    def __init__(self, function):
+    def __init__(self, function, results_of_wave):
         super().__init__(daemon=True)
-        self.function = function
+        self.function, self.results_of_wave = function, results_of_wave
         self.training = self.result = self.error = None
         self.idle = 0.0
         self._is_abandoned = False

@@ -13,6 +13,7 @@ from ._base import INITS, BaseGaussianVAE, drop_unweighted
 from ._random import draw_seeds
 from ._sklearn_callbacks import with_callbacks
 from ._start import factor_analysis, mixture_of_columns, mixture_of_factors
+from ._together import compute_once
 from .likelihood import lower_bound, marginal_log_prob
 from .objectives import elbo, importance_weighted_bound
 
@@ -445,7 +446,7 @@ class GaussianVAE(BaseGaussianVAE):
         if init == "auto":
             init = "mixture" if self.prior == "mixture" else "factor_analysis"
         if init == "factor_analysis":
-            model = factor_analysis(X, self.n_components_, weight, isotropic)
+            model = compute_once(factor_analysis, X, self.n_components_, weight, isotropic)
             module.start_at_factor_analysis(*map(torch.from_numpy, model))
         elif init == "mixture":
             floor = self.min_noise_**2
@@ -458,9 +459,9 @@ class GaussianVAE(BaseGaussianVAE):
                 "seed": self._draws_seed,  # the same for all starts: they must be of one shape
             }
             if self.n_components_ < X.shape[1]:
-                model = mixture_of_factors(X, self.n_components_, **params)
+                model = compute_once(mixture_of_factors, X, self.n_components_, **params)
             else:
-                model = mixture_of_columns(X, **params)
+                model = compute_once(mixture_of_columns, X, **params)
             module.start_at_mixture(*map(torch.from_numpy, model))
             self._set_prior_components(module.prior.n_components)
 

@@ -287,6 +287,7 @@ class GaussianVAENet(NeuralNet):
         self._steps_done, self._n_epochs = 0, self.max_epochs if epochs is None else epochs
         # Seeded by the epochs so far: a second pass has draws of its own, and no state is kept.
         self._generators = self._seeded_generators(len(self.history))
+        self._parameters = list(self.stack_.parameters())
         self._trained_parameters = [p for _, p in self.get_all_learnable_params()]
         self._criterion_by_module = {
             name: value for name, value in vars(self.criterion_).items() if torch.is_tensor(value)
@@ -318,7 +319,7 @@ class GaussianVAENet(NeuralNet):
                     stacklevel=2,
                 )
         finally:
-            del self._generators, self._trained_parameters
+            del self._generators, self._parameters, self._trained_parameters
             self._datasets = []
         return self
 
@@ -468,7 +469,8 @@ class GaussianVAENet(NeuralNet):
 
     def train_step(self, batch, **fit_params):
         """Take one optimizer step; return the loss and its parts."""
-        self.stack_.zero_grad()  # shared noise too, which the optimizer does not see
+        for parameter in self._parameters:  # shared noise too, which the optimizer does not see
+            parameter.grad = None
         terms = self._loss(batch, self.criterion_.n_draws, self._generators)
         terms.loss.sum().backward()  # no weight is shared: each has its own gradient
         decoder = self.stack_.stacked.decoder

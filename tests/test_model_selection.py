@@ -15,7 +15,7 @@ import torch
 from scipy.stats import loguniform
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
-from sklearn.datasets import load_diabetes, load_wine
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 from sklearn.exceptions import FitFailedWarning, NotFittedError
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import (
@@ -31,7 +31,14 @@ from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 from torch import nn
 
-from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor, _together
+from skgvae import (
+    GaussianVAE,
+    GaussianVAEClassifier,
+    GaussianVAERegressor,
+    _start,
+    _together,
+    _vae,
+)
 from skgvae.model_selection import StackedGridSearchCV, StackedRandomizedSearchCV
 
 FAST = {"max_epochs": 4, "hidden_layer_sizes": (8,), "n_draws": 32, "random_state": 0}
@@ -93,12 +100,31 @@ def test_density_with_other_latent_and_hidden_sizes(iris, stacks):
         "n_components": [1, 2],
         "hidden_layer_sizes": [(8,), (5, 4)],
     }
-    ours, theirs = search_both(
-        GaussianVAE(n_prior_components=2, **FAST), grid, iris, return_train_score=True
-    )
+    ours, theirs = search_both(GaussianVAE(**FAST), grid, iris, return_train_score=True)
     assert stacks == [6, 6, 6, 6]
     np.testing.assert_array_equal(ours.transform(iris), theirs.transform(iris))
     assert ours.score(iris) == theirs.score(iris)
+
+
+def test_folds_with_different_numbers_of_prior_components(stacks):
+    X = load_breast_cancer().data[:303, :10]
+    model = GaussianVAE(4, **FAST)
+    grid = {"kl_weight": [0.5, 1.0]}
+    ours, _ = search_both(model, grid, X, refit=False)
+    assert stacks == [6]
+    models = fitted_models(grid, X, model)
+    numbers = [m.n_prior_components_ for m in models]
+    assert len(set(numbers)) > 1  # else the test shows nothing
+    assert [m.module_.prior.n_components for m in models] == numbers
+
+
+def test_fits_of_one_fold_share_their_start(iris, monkeypatch):
+    calls, own = [], _start.factor_analysis
+    monkeypatch.setattr(_vae, "factor_analysis", lambda *args: calls.append(args) or own(*args))
+    model = GaussianVAE(2, prior="standard", **FAST)
+    grid = {"kl_weight": [0.5, 1.0, 2.0], "min_noise": [0.01, 0.1]}
+    search_both(model, grid, iris, refit=False)
+    assert len(calls) == 3 + 18  # one for each fold, and for each of GridSearchCV's fits
 
 
 @pytest.mark.parametrize(
@@ -114,7 +140,7 @@ def test_density_with_other_latent_and_hidden_sizes(iris, stacks):
     ids=lambda grid: "-".join(grid),
 )
 def test_density_with_other_parameters(grid, iris, stacks):
-    search_both(GaussianVAE(2, n_prior_components=2, **FAST), grid, iris)
+    search_both(GaussianVAE(2, **FAST), grid, iris)
     assert sum(stacks) >= 3
 
 
@@ -147,7 +173,7 @@ def test_last_step_of_a_pipeline(diabetes, stacks):
 
 
 def test_transformer_in_the_middle_of_a_pipeline(wine, stacks):
-    model = make_pipeline(GaussianVAE(n_prior_components=2, **FAST), Ridge())
+    model = make_pipeline(GaussianVAE(**FAST), Ridge())
     grid = {"gaussianvae__n_components": [2, 3], "ridge__alpha": [1.0, 10.0]}
     search_both(model, grid, *wine)
     assert stacks == [6, 2, 4] or sum(stacks) == 12
@@ -162,13 +188,9 @@ def test_inside_a_meta_estimator(diabetes, stacks):
 
 
 def test_a_search_within_a_search(iris, stacks):
-    inner = StackedGridSearchCV(
-        GaussianVAE(2, n_prior_components=2, **FAST), {"kl_weight": [0.5, 1.0]}, cv=2
-    )
+    inner = StackedGridSearchCV(GaussianVAE(2, **FAST), {"kl_weight": [0.5, 1.0]}, cv=2)
     scores = cross_val_score(inner, iris, cv=CV)
-    plain = GridSearchCV(
-        GaussianVAE(2, n_prior_components=2, **FAST), {"kl_weight": [0.5, 1.0]}, cv=2
-    )
+    plain = GridSearchCV(GaussianVAE(2, **FAST), {"kl_weight": [0.5, 1.0]}, cv=2)
     np.testing.assert_allclose(scores, cross_val_score(plain, iris, cv=CV), rtol=1e-3)
     assert stacks == [4, 4, 4]
 
@@ -176,19 +198,17 @@ def test_a_search_within_a_search(iris, stacks):
 def test_random_draws(iris, stacks):
     draws = {"kl_weight": loguniform(0.1, 10), "n_components": [1, 2]}
     params = {"n_iter": 5, "cv": CV, "random_state": 3}
-    ours = StackedRandomizedSearchCV(
-        GaussianVAE(n_prior_components=2, **FAST), draws, **params
-    ).fit(iris)
+    ours = StackedRandomizedSearchCV(GaussianVAE(**FAST), draws, **params).fit(iris)
     assert_same_search(
         ours,
-        RandomizedSearchCV(GaussianVAE(n_prior_components=2, **FAST), draws, **params).fit(iris),
+        RandomizedSearchCV(GaussianVAE(**FAST), draws, **params).fit(iris),
     )
     assert sum(stacks) == 15
 
 
 def test_without_a_seed(iris, stacks):
     search = StackedGridSearchCV(
-        GaussianVAE(2, n_prior_components=2, **{**FAST, "random_state": None}),
+        GaussianVAE(2, **{**FAST, "random_state": None}),
         {"kl_weight": [0.5, 1.0]},
         cv=2,
     )
@@ -207,7 +227,7 @@ def test_sample_weight_and_groups(iris, stacks):
     fit_params = {"groups": groups, "sample_weight": 1.0 + (groups > 2)}
     grid = {"kl_weight": [0.5, 1.0]}
     search_both(
-        GaussianVAE(2, n_prior_components=2, **FAST),
+        GaussianVAE(2, **FAST),
         grid,
         iris,
         cv=GroupKFold(3),
@@ -247,9 +267,7 @@ def test_a_candidate_that_fails(iris, stacks):
     searches = []
     for search in (StackedGridSearchCV, GridSearchCV):
         with pytest.warns(FitFailedWarning, match="min_noise=1000000000.0 is out of proportion"):
-            searches.append(
-                search(GaussianVAE(2, n_prior_components=2, **FAST), grid, **params).fit(iris)
-            )
+            searches.append(search(GaussianVAE(2, **FAST), grid, **params).fit(iris))
     assert_same_search(*searches)
     assert stacks == [6]
 
@@ -257,9 +275,7 @@ def test_a_candidate_that_fails(iris, stacks):
 def test_errors_are_raised_and_end_what_waits(iris):
     n_threads = threading.active_count()
     grid = {"min_noise": [0.05, 1e9]}
-    search = StackedGridSearchCV(
-        GaussianVAE(2, n_prior_components=2, **FAST), grid, cv=CV, error_score="raise"
-    )
+    search = StackedGridSearchCV(GaussianVAE(2, **FAST), grid, cv=CV, error_score="raise")
     with pytest.raises(ValueError, match="out of proportion"):
         search.fit(iris)
     assert threading.active_count() == n_threads
@@ -270,9 +286,7 @@ def test_failing_scores(iris):
     def score(model, X, y=None):
         raise RuntimeError("no score")
 
-    search = StackedGridSearchCV(
-        GaussianVAE(2, n_prior_components=2, **FAST), {"kl_weight": [1.0]}, scoring=score, cv=2
-    )
+    search = StackedGridSearchCV(GaussianVAE(2, **FAST), {"kl_weight": [1.0]}, scoring=score, cv=2)
     non_finite = pytest.warns(UserWarning, match="non-finite")
     with non_finite, pytest.warns(UserWarning, match="no score"):
         search.fit(iris)
@@ -295,19 +309,15 @@ def test_a_fit_that_diverges_harms_no_other(iris, stacks):
 
 def test_processes(iris):
     grid = {"kl_weight": [0.5, 1.0], "n_components": [1, 2]}
-    search_both(GaussianVAE(n_prior_components=2, **FAST), grid, iris, n_jobs=2)
+    search_both(GaussianVAE(**FAST), grid, iris, n_jobs=2)
 
 
 def test_as_an_estimator(iris, diabetes):
-    search = StackedGridSearchCV(
-        GaussianVAE(n_prior_components=2, **FAST), {"n_components": [1, 2]}, cv=2
-    )
+    search = StackedGridSearchCV(GaussianVAE(**FAST), {"n_components": [1, 2]}, cv=2)
     assert clone(search).get_params()["param_grid"] == {"n_components": [1, 2]}
     assert "StackedGridSearchCV" in search._repr_html_()
     assert list(search.get_params()) == list(
-        GridSearchCV(
-            GaussianVAE(n_prior_components=2, **FAST), {"n_components": [1, 2]}, cv=2
-        ).get_params()
+        GridSearchCV(GaussianVAE(**FAST), {"n_components": [1, 2]}, cv=2).get_params()
     )
     with pytest.raises(NotFittedError):
         check_is_fitted(search)
@@ -320,9 +330,7 @@ def test_as_an_estimator(iris, diabetes):
 
 def test_fit_times_add_up_to_the_time_of_the_search(iris):
     grid = {"kl_weight": list(np.linspace(0.5, 2, 8))}
-    search = StackedGridSearchCV(
-        GaussianVAE(2, n_prior_components=2, **FAST), grid, cv=CV, refit=False
-    )
+    search = StackedGridSearchCV(GaussianVAE(2, **FAST), grid, cv=CV, refit=False)
     start = sklearn.model_selection._search.time.time()
     search.fit(iris)
     total = sklearn.model_selection._search.time.time() - start
@@ -380,9 +388,7 @@ def test_fits_that_train_alone(params, wine, stacks):
 
 def test_warm_start_and_other_optimizers(iris, stacks):
     params = {"warm_start": True, "net_params": {"optimizer": torch.optim.SGD, "lr": 1e-3}}
-    search_both(
-        GaussianVAE(2, n_prior_components=2, **params, **FAST), {"kl_weight": [0.5, 1.0]}, iris
-    )
+    search_both(GaussianVAE(2, **params, **FAST), {"kl_weight": [0.5, 1.0]}, iris)
     assert stacks == [6]
 
 
@@ -394,7 +400,7 @@ def test_a_stack_that_fails_is_trained_one_by_one(iris, monkeypatch):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(_together, "_train_as_one", fail)
-    search_both(GaussianVAE(2, n_prior_components=2, **FAST), {"kl_weight": [0.5, 1.0]}, iris)
+    search_both(GaussianVAE(2, **FAST), {"kl_weight": [0.5, 1.0]}, iris)
 
 
 # Stacks
@@ -410,21 +416,17 @@ def test_a_stack_that_fails_is_trained_one_by_one(iris, monkeypatch):
 )
 def test_waves_change_nothing(name, n_bytes, sizes, iris, stacks, monkeypatch):
     grid = {"kl_weight": [0.5, 1.0, 2.0]}
-    whole = StackedGridSearchCV(GaussianVAE(2, n_prior_components=2, **FAST), grid, cv=CV).fit(
-        iris
-    )
+    whole = StackedGridSearchCV(GaussianVAE(2, **FAST), grid, cv=CV).fit(iris)
     assert stacks == [9]
     monkeypatch.setattr(_together.Training, name, n_bytes)
-    parts = StackedGridSearchCV(GaussianVAE(2, n_prior_components=2, **FAST), grid, cv=CV).fit(
-        iris
-    )
+    parts = StackedGridSearchCV(GaussianVAE(2, **FAST), grid, cv=CV).fit(iris)
     assert_same_search(parts, whole)
     assert stacks[1:] == sizes
 
 
 def test_pre_dispatch_limits_a_wave(iris, stacks):
     grid = {"kl_weight": [0.5, 1.0, 2.0]}
-    search_both(GaussianVAE(2, n_prior_components=2, **FAST), grid, iris, pre_dispatch=3)
+    search_both(GaussianVAE(2, **FAST), grid, iris, pre_dispatch=3)
     assert stacks == [3, 3, 3]
 
 
@@ -440,7 +442,7 @@ def test_the_estimate_of_memory_grows_with_rows_and_weights(iris):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(_together, "_train_as_one", spy)
-            fits = [GaussianVAE(2, n_prior_components=2, **{**FAST, **params}).fit] * 2
+            fits = [GaussianVAE(2, **{**FAST, **params}).fit] * 2
             _together.run_together((lambda fit=fit: fit(X)) for fit in fits)
         return np.array([seen[0].held_bytes, seen[0].step_bytes])
 
@@ -464,19 +466,13 @@ def fitted_models(grid, X, model):
 
 def test_a_model_does_not_depend_on_its_companions(iris, stacks):
     params = {**FAST, "max_epochs": 30, "patience": 3, "lr": 0.02}
-    many = fitted_models(
-        {"kl_weight": [0.1, 0.5, 1.0, 3.0]}, iris, GaussianVAE(2, n_prior_components=2, **params)
-    )
-    few = fitted_models(
-        {"kl_weight": [0.5, 1.0]}, iris, GaussianVAE(2, n_prior_components=2, **params)
-    )
+    many = fitted_models({"kl_weight": [0.1, 0.5, 1.0, 3.0]}, iris, GaussianVAE(2, **params))
+    few = fitted_models({"kl_weight": [0.5, 1.0]}, iris, GaussianVAE(2, **params))
     assert stacks == [12, 6]
     splits = [train for train, _ in CV.split(iris)]
     for i, model in enumerate(few):
         kl_weight = (0.5, 1.0)[i // 3]
-        alone = GaussianVAE(2, kl_weight=kl_weight, n_prior_components=2, **params).fit(
-            iris[splits[i % 3]]
-        )
+        alone = GaussianVAE(2, kl_weight=kl_weight, **params).fit(iris[splits[i % 3]])
         for other in (many[i + 3], alone):
             assert model.n_epochs_ == other.n_epochs_
             assert model.best_epoch_ == other.best_epoch_
@@ -496,10 +492,10 @@ def test_a_model_holds_nothing_of_the_others(iris, stacks):
     models = fitted_models(
         {"kl_weight": list(np.linspace(0.5, 2, 8))},
         iris,
-        GaussianVAE(2, n_prior_components=2, **FAST),
+        GaussianVAE(2, **FAST),
     )
     assert stacks == [24]
-    alone = GaussianVAE(2, n_prior_components=2, **FAST).fit(iris[:100])
+    alone = GaussianVAE(2, **FAST).fit(iris[:100])
     size = len(pickle.dumps(alone))
     for model in models[:3]:
         assert len(pickle.dumps(model)) < size + 1000
@@ -513,10 +509,8 @@ def test_a_model_holds_nothing_of_the_others(iris, stacks):
 
 def test_calls_that_train_several_nets_one_after_the_other(iris, stacks):
     def call(seed):
-        first = GaussianVAE(2, n_prior_components=2, **{**FAST, "random_state": seed}).fit(iris)
-        second = GaussianVAE(1, n_prior_components=2, **{**FAST, "random_state": seed}).fit(
-            first.transform(iris)
-        )
+        first = GaussianVAE(2, **{**FAST, "random_state": seed}).fit(iris)
+        second = GaussianVAE(1, **{**FAST, "random_state": seed}).fit(first.transform(iris))
         return second.score(first.transform(iris))
 
     together = _together.run_together([(lambda seed=seed: call(seed)) for seed in range(3)])
@@ -531,9 +525,9 @@ def test_calls_that_train_several_nets_one_after_the_other(iris, stacks):
 @pytest.mark.parametrize("search", [GridSearchCV, StackedGridSearchCV])
 def test_backends_of_joblib(search, backend, iris):
     grid = {"kl_weight": [0.5, 1.0], "n_components": [1, 2]}
-    plain = GridSearchCV(GaussianVAE(n_prior_components=2, **FAST), grid, cv=CV).fit(iris)
+    plain = GridSearchCV(GaussianVAE(**FAST), grid, cv=CV).fit(iris)
     with joblib.parallel_config(backend=backend):
-        found = search(GaussianVAE(n_prior_components=2, **FAST), grid, cv=CV, n_jobs=2).fit(iris)
+        found = search(GaussianVAE(**FAST), grid, cv=CV, n_jobs=2).fit(iris)
     assert_same_search(found, plain)
 
 

@@ -180,6 +180,19 @@ def prefixed(*states):
     return {f"vae.{name}": value for state in states for name, value in state.items()}
 
 
+def test_components_of_weight_zero_change_nothing(float64):
+    prior = prior_of(random_mixture(3, 2))
+    padded = prior.padded(5)
+    z = torch.from_numpy(np.random.default_rng(0).standard_normal((20, 2)) * 1e6)
+    torch.testing.assert_close(padded.log_prob(z), prior.log_prob(z), rtol=0, atol=0)
+    for model in (prior, padded):
+        model.log_prob(z).sum().backward()
+    for name, own in prior.named_parameters():
+        added = padded.get_parameter(name).grad
+        torch.testing.assert_close(added[:3], own.grad, rtol=1e-12, atol=0)
+        assert not added[3:].any()
+
+
 def test_one_component_starts_standard_normal_and_none_is_an_error():
     z = torch.randn(5, 3)
     expected = multivariate_normal(np.zeros(3)).logpdf(z)

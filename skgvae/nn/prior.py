@@ -15,6 +15,8 @@ from torch.distributions import (
 
 from .gaussian import diagonal_normal
 
+_LOGIT_OF_NOTHING = -1e30  # finite, so that its products with zero are zero
+
 
 class StandardNormalPrior(nn.Module):
     """p(z) = N(0, I).
@@ -207,6 +209,23 @@ class MixturePrior(nn.Module):
         self.means.copy_(means)
         self.log_scale.copy_(scale.log())
         self.coefficients.copy_(-unit.tril(-1))
+
+    @torch.no_grad()
+    def padded(self, n_components: int) -> MixturePrior:
+        """Return the same mixture with components added that have weight zero, and no gradient.
+
+        Parameters
+        ----------
+        n_components : int
+            Number of components, as many as there are or more.
+        """
+        generator = torch.Generator()  # not the global one, for numbers that are not used
+        padded = MixturePrior(self.latent_features, n_components, generator).to(self.means)
+        padded.means.zero_()
+        padded.logits.fill_(_LOGIT_OF_NOTHING)
+        for name, own in self.named_parameters():
+            padded.get_parameter(name)[: self.n_components] = own
+        return padded.train(self.training)
 
     def extra_repr(self) -> str:
         """Return what repr shows."""
