@@ -107,6 +107,7 @@ class BaseGaussianVAE(
     _learning_rate = 5e-3
     _n_steps = 1000
     _n_rows_seen = 1_000_000
+    _n_valid_points = 4096  # draws of all validation rows together
 
     @abstractmethod
     def __init__(self):
@@ -344,7 +345,7 @@ class BaseGaussianVAE(
     def _choose_n_valid_draws(self, n_valid):
         # Few rows need many draws to tell epochs apart, for many rows they would cost the most.
         draws = self.n_train_draws
-        return int(np.clip(4096 // n_valid, draws, max(64, draws)))
+        return int(np.clip(self._n_valid_points // n_valid, draws, max(64, draws)))
 
     def _make_module(self, generator):
         spec = dict(self._module_spec)

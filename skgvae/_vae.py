@@ -178,6 +178,7 @@ class GaussianVAE(BaseGaussianVAE):
     """
 
     _learning_rate = 0.01
+    _n_valid_points = 1024
     _parameter_constraints: dict = {
         **BaseGaussianVAE._parameter_constraints,
         "init": [StrOptions({*INITS, "auto", "mixture"})],
