@@ -19,7 +19,7 @@ from skorch.helper import predefined_split
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from .batches import RowDataset, StackedRows
+from .batches import RowDataset, StackedRows, TensorBatches
 from .net import BestEpoch, GaussianVAENet
 from .nn import MixturePrior
 from .objectives import (
@@ -80,7 +80,7 @@ def train_among_others(
 
 
 def compute_once(function: Callable, *args, **params):
-    """Return what a function returns: for equal arguments computed once for calls that wait together.
+    """Return what a function returns, computed once for all calls that wait together.
 
     Fits of one fold with several KL weights start at the same classical model.
     """
@@ -153,9 +153,19 @@ class Training:
             params.pop(name, None)
         n_valid = 0 if self.valid[0] is None else len(self.valid[0])
         try:
-            return joblib.hash((structure, params, len(self.train[0]), n_valid))
+            return joblib.hash((structure, params, self.n_train, n_valid))
         except Exception:  # what cannot be pickled cannot be compared
             return None
+
+    @property
+    def n_train(self) -> tuple[str, int]:
+        """How many rows it trains on; where numbers may differ, in how many batches they come."""
+        net, n_rows = self.net, len(self.train[0])
+        known = net.iterator_train is TensorBatches and net.criterion in _OWN_TO_MODULE
+        # This factor is relative to its average over the rows of a batch.
+        if known and not getattr(net, "criterion__mean_power", 0):
+            return "batches", -(-n_rows // net.batch_size)
+        return "rows", n_rows
 
     @property
     def own_params(self) -> list[str]:

@@ -9,9 +9,12 @@ from itertools import accumulate
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 __all__ = ["RowDataset", "StackedRows", "TensorBatches"]
+
+_OWN_TO_MODEL = ("_index", "weight", "label_weight", "lengths")
 
 
 class RowDataset(Dataset):
@@ -97,9 +100,10 @@ class RowDataset(Dataset):
 
 
 class StackedRows(Dataset):
-    """Rows of several models that are trained together, equally many for each.
+    """Rows of several models that are trained together.
 
-    Subsets of one table share it here too.
+    Subsets of one table share it here too. ``lengths`` is None where all have equally many rows;
+    else tables of rows are as long as the longest, and of a shorter one the end has no meaning.
 
     Parameters
     ----------
@@ -112,14 +116,16 @@ class StackedRows(Dataset):
         ends = accumulate(len(v1) for v1, *_ in tables.values())
         starts = {i: end - len(tables[i][0]) for i, end in zip(tables, ends, strict=True)}
         self._table = _concatenate(list(tables.values()))
+        self.n_members, self.n_rows = len(members), max(map(len, members))
+        lengths = torch.tensor([len(member) for member in members])
+        self.lengths = None if (lengths == self.n_rows).all() else lengths
         self._index = None
         if len(members) > 1 or members[0]._index is not None:
-            self._index = torch.stack(
-                [_rows_of(m) + starts[tuple(map(id, m._table))] for m in members]
+            self._index = pad_sequence(
+                [_rows_of(m) + starts[tuple(map(id, m._table))] for m in members], True
             )
-        self.weight = _stack([member.weight for member in members])
-        self.label_weight = _stack([member.label_weight for member in members])
-        self.n_members, self.n_rows = len(members), len(members[0])
+        self.weight = _stack([member.weight for member in members], lengths)
+        self.label_weight = _stack([member.label_weight for member in members], lengths)
 
     def __len__(self) -> int:
         return self.n_rows
@@ -128,14 +134,14 @@ class StackedRows(Dataset):
         """Return the rows on a device."""
         moved = copy.copy(self)
         moved._table = _table_to(self._table, device)
-        for name in ("_index", "weight", "label_weight"):
+        for name in _OWN_TO_MODEL:
             setattr(moved, name, _to(getattr(self, name), device))
         return moved
 
     def keep_(self, models: Tensor) -> None:
         """Go on with the rows of these models alone."""
         self.n_members = len(models)
-        for name in ("_index", "weight", "label_weight"):
+        for name in _OWN_TO_MODEL:
             tensor = getattr(self, name)
             setattr(self, name, None if tensor is None else tensor[models])
 
@@ -170,7 +176,16 @@ class TensorBatches:
         Whether each pass has its own order.
     generators : sequence of torch.Generator, optional
         Source of that order, one for each model; torch's global generator by default.
+
+    Attributes
+    ----------
+    counts : list of int or None
+        Of models with different numbers of rows, how many rows each has in the latest batch.
+        Those that it has less than the largest are at the end, with weight zero, and the others
+        weigh the more: the mean over all is the mean over its own.
     """
+
+    counts = None
 
     def __init__(
         self,
@@ -190,18 +205,37 @@ class TensorBatches:
     def __iter__(self) -> Iterator:
         n_rows, n_batches = len(self.dataset), len(self)
         order = self._draw_order() if self.shuffle else None
+        if getattr(self.dataset, "lengths", None) is not None:
+            yield from self._uneven_batches(order)
+            return
         for i in range(n_batches):
             rows = slice(i * n_rows // n_batches, (i + 1) * n_rows // n_batches)
             yield self.dataset[rows if order is None else order[..., rows]]
 
+    def _uneven_batches(self, order):
+        lengths, n_batches = self.dataset.lengths, len(self)
+        edges = torch.arange(n_batches + 1, device=lengths.device)[:, None] * lengths // n_batches
+        counts = edges.diff(dim=0)
+        for i, self.counts in enumerate(counts.tolist()):
+            place = torch.arange(max(self.counts), device=lengths.device)
+            is_own = place < counts[i, :, None]
+            rows = torch.where(is_own, edges[i, :, None] + place, 0)
+            rows = rows if order is None else order.gather(1, rows)
+            share = is_own * (len(place) / counts[i, :, None].float())
+            yield _weigh(self.dataset[rows], share)
+
     def _draw_order(self):
         device = self.dataset._table[0].device
         stacked = isinstance(self.dataset, StackedRows)
-        n_orders = self.dataset.n_members if stacked else 1
-        generators = self.generators or [None] * n_orders
-        n_rows = len(self.dataset)
-        orders = [torch.randperm(n_rows, generator=g, device=device) for g in generators]
-        return torch.stack(orders) if stacked else orders[0]
+        lengths = [len(self.dataset)] * (self.dataset.n_members if stacked else 1)
+        if stacked and self.dataset.lengths is not None:
+            lengths = self.dataset.lengths.tolist()
+        generators = self.generators or [None] * len(lengths)
+        orders = [
+            torch.randperm(n, generator=g, device=device)
+            for n, g in zip(lengths, generators, strict=True)
+        ]
+        return pad_sequence(orders, True) if stacked else orders[0]
 
 
 def _batch(table, index, weight, label_weight):
@@ -237,11 +271,24 @@ def _concatenate(tables):
     return v1, v1 if same else torch.cat(v2), None if label[0] is None else torch.cat(label)
 
 
-def _stack(weights):
+def _stack(weights, lengths):
     given = [weight for weight in weights if weight is not None]
     if not given:
         return None
-    return torch.stack([torch.ones_like(given[0]) if w is None else w for w in weights])
+    lengths = lengths.tolist()
+    ones = (given[0].new_ones(n) for n in lengths)
+    weights = [one if w is None else w for w, one in zip(weights, ones, strict=True)]
+    return pad_sequence(weights, True)
+
+
+def _weigh(batch, share):
+    """Return a batch with its weights times a factor for each row."""
+    (v1, weight, *labels), v2 = batch
+    weight = share if weight is None else share * weight
+    if labels:
+        label, label_weight = labels
+        labels = label, share if label_weight is None else share * label_weight
+    return (v1, weight, *labels), v2
 
 
 def _table_to(table, device):

@@ -447,15 +447,17 @@ class GaussianVAENet(NeuralNet):
                 self._schedule_lr(len(iterator))
             if notify:
                 self.notify("on_batch_begin", batch=_of_first(batch), training=training)
+            self._counts = getattr(iterator, "counts", None) or [batch[1].shape[-2]]
             step = step_fn(batch)
             terms += step["terms"]
-            n_rows.append(batch[1].shape[-2])
+            n_rows.append(self._counts)
             if notify:
                 self._record_batch(_of_first(batch), training, step)
         # Only here are numbers read from the device: once an epoch.
         terms = torch.stack(terms).detach().unflatten(0, (len(n_rows), -1)).cpu().double().numpy()
+        n_rows = np.expand_dims(n_rows, 1)  # (batches, 1, modules or 1)
         means = np.full((terms.shape[1], len(self.stack_.all_members)), math.nan)
-        means[:, self.in_stack_] = np.average(terms, axis=0, weights=n_rows)
+        means[:, self.in_stack_] = (terms * n_rows).sum(0) / n_rows.sum(0)
         return dict(zip(step["terms"]._fields, means, strict=True))
 
     def _record_batch(self, batch, training, step):
@@ -500,9 +502,13 @@ class GaussianVAENet(NeuralNet):
 
     def _loss(self, batch, n_draws, generators):
         (v1, *others), v2 = batch  # of shape (n_modules, n, features)
-        shape = (n_draws, v1.shape[-2], self.criterion_.noise_features(self.stack_))
-        eps = [torch.randn(shape, generator=g, dtype=v1.dtype, device=v1.device)
-               for g in generators]  # fmt: skip
+        n_rows, n_features = v1.shape[-2], self.criterion_.noise_features(self.stack_)
+        counts = self._counts if len(self._counts) > 1 else [n_rows] * len(generators)
+        eps = []
+        for n, generator in zip(counts, generators, strict=True):
+            shape = n_draws, n, n_features
+            own = torch.randn(shape, generator=generator, dtype=v1.dtype, device=v1.device)
+            eps.append(own if n == n_rows else nn.functional.pad(own, (0, 0, 0, n_rows - n)))
         # Stacked first, then seen with the draws first: so a module's rows lie together.
         eps = torch.stack(eps).transpose(0, 1) if len(eps) > 1 else eps[0].unsqueeze(1)
         terms = self.stack_.by_rows(self.criterion_, v1, v2, eps, *others)

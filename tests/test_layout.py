@@ -49,6 +49,7 @@ MAY_IMPORT = {
         "threadpoolctl",
         "batches",
         "net",
+        "nn",
         "objectives",
     },
     "_base": {
@@ -73,6 +74,7 @@ MAY_IMPORT = {
         "_random",
         "_sklearn_callbacks",
         "_start",
+        "_together",
         "likelihood",
         "objectives",
     },

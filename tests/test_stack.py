@@ -2,6 +2,7 @@ import copy
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from skorch.helper import predefined_split
@@ -225,15 +226,17 @@ def fit(modules, seeds, train, valid, **params):
 @pytest.mark.parametrize("noise", ["heteroscedastic", "homoscedastic"])
 @pytest.mark.parametrize("validated", [True, False])
 @pytest.mark.parametrize("shared", [True, False])
-def test_members_are_trained_as_if_alone(shared, validated, noise):
+@pytest.mark.parametrize("lengths", [(50, 50, 50), (50, 49, 50)])
+def test_members_are_trained_as_if_alone(lengths, shared, validated, noise):
     modules, seeds = make_modules(noise=noise), [5, 6, 7]
     if shared:  # subsets of one table
         table = rows_of(0)
         order = [torch.randperm(60, generator=seeded(m)) for m in range(3)]
-        train = [table.subset(o[10:]) for o in order]
+        train = [table.subset(o[10 : 10 + n]) for o, n in zip(order, lengths, strict=True)]
         valid = [table.subset(o[:10]) for o in order]
     else:
-        train, valid = [rows_of(m, 50) for m in range(3)], [rows_of(9 + m, 10) for m in range(3)]
+        train = [rows_of(m, n) for m, n in enumerate(lengths)]
+        valid = [rows_of(9 + m, 10) for m in range(3)]
     valid = valid if validated else None
     together = fit(modules, seeds, train, valid)
     for m in range(3):
@@ -305,6 +308,29 @@ def test_rows_of_several_models():
         assert torch.equal(v2[m], own_target)
         assert torch.equal(weight[m], own_weight)
         assert part.weight.mean() == pytest.approx(1)
+
+
+def test_batches_of_models_with_different_numbers_of_rows():
+    lengths = 10, 9, 11
+    members = [RowDataset(torch.arange(float(n))[:, None] + 100 * n) for n in lengths]
+    members[1].weight = torch.arange(9.0) / 4
+    batches = TensorBatches(
+        StackedRows(members), 4, shuffle=True, generators=[seeded(m) for m in range(3)]
+    )
+    alone = [
+        TensorBatches(member, 4, shuffle=True, generators=[seeded(m)])
+        for m, member in enumerate(members)
+    ]
+    n_rows = []
+    for ((v1, weight), v2), *own in zip(batches, *alone, strict=True):
+        n_rows.append(batches.counts)
+        for m, ((own_v1, own_weight), _) in enumerate(own):
+            n = len(own_v1)
+            assert torch.equal(v1[m, :n], own_v1)
+            assert torch.equal(v2[m, :n], own_v1)
+            expected = own_v1.mean() if own_weight is None else (own_weight * own_v1[:, 0]).mean()
+            torch.testing.assert_close((weight[m] * v1[m, :, 0]).mean(), expected)
+    assert np.sum(n_rows, 0).tolist() == list(lengths)
 
 
 def test_tables_with_one_input_and_several_targets():
