@@ -45,7 +45,7 @@ bench: $(VENV)/.ready  ## measure speed, tell about the other benchmarks
 	$(PY) benchmarks/speed.py
 	@echo 'The others, and what they need: benchmarks/README.md. In short, DATA a folder of sets:'
 	@echo '  $(PY) -m pip install -r benchmarks/requirements.txt'
-	@echo '  $(PY) benchmarks/speed.py --part epochs quality memory growth cuda'
+	@echo '  $(PY) benchmarks/speed.py --part epochs quality memory growth stack cuda'
 	@echo '  $(PY) benchmarks/density.py DATA'
 	@echo '  $(PY) benchmarks/aevb.py DATA'
 	@echo '  $(PY) benchmarks/regression.py DATA   (also multi_output.py, classification.py)'

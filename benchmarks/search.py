@@ -36,7 +36,7 @@ def run(search, vae, X, grid, n_jobs):
 
 
 def row(search, vae, X, grid, n_jobs, ours):
-    """Run a search, print its row; ``ours`` has what our searches took, and what the first found."""
+    """Run a search and print its row; ``ours`` has seconds and scores of our searches."""
     found, seconds = run(search, vae, X, grid, n_jobs)
     scores = found.cv_results_["mean_test_score"]
     if search is StackedGridSearchCV:

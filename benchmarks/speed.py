@@ -1,6 +1,6 @@
 """Speed of GaussianVAE.fit: ``make bench`` runs the short part.
 
-    python benchmarks/speed.py [--part short epochs quality memory growth cuda] [--small]
+    python benchmarks/speed.py [--part short epochs quality memory growth stack cuda] [--small]
 
 - short: our fit against a hand-written torch loop, 20 000 × 32;
 - epochs: seconds per epoch at three sizes, beside the loop, plain skorch, the VAEs of pythae and
@@ -8,6 +8,7 @@
 - quality: seconds and steps until a held-out bound is reached, beside a loop with Adam at 1e-3;
 - memory: peak memory against the size of the data;
 - growth: seconds of a default fit against rows and columns, with log-log slopes;
+- stack: a training step of several models at once against that of one;
 - cuda: seconds per epoch beside the loop and a captured graph; skipped where there is no CUDA.
 
 Ours and the hand-written loop train the same network with the same batches, bound, gradient
@@ -35,7 +36,7 @@ def seconds_of(fit, X, setting):
     return time.perf_counter() - start
 
 
-def short(n_rows=20_000, n_columns=32, epochs=5, n_pairs=5):
+def short(n_rows=20_000, n_columns=32, epochs=20, n_pairs=5):
     X, setting = data(n_rows, n_columns), Setting(epochs, 256)
     print(f"{n_rows} x {n_columns}, batch 256, {epochs} epochs, {setting.draws} draws")
     for fit in (hand_written, ours):  # warm up
@@ -98,6 +99,7 @@ def main(parts, small):
     import speed_growth
     import speed_memory
     import speed_quality
+    import speed_stack
 
     functions = {
         "short": lambda small: short(1000, 8, 2, 2) if small else short(),
@@ -105,6 +107,7 @@ def main(parts, small):
         "quality": speed_quality.main,
         "memory": speed_memory.main,
         "growth": speed_growth.main,
+        "stack": speed_stack.main,
         "cuda": speed_cuda.main,
     }
     for part in parts:
@@ -117,7 +120,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ["short", "epochs", "quality", "memory", "growth", "cuda"]
+    names = ["short", "epochs", "quality", "memory", "growth", "stack", "cuda"]
     parser.add_argument("--part", nargs="*", default=["short"], choices=names)
     parser.add_argument("--small", action="store_true")
     args = parser.parse_args()

@@ -35,6 +35,8 @@ MAX_BYTES = 2**30
 
 # Parameters of these criteria that may differ between the modules of a stack.
 _OWN_TO_MODULE = {NegativeBound: ("kl_weight",), JointLoss: ("kl_weight", "penalty")}
+# With these a row's loss depends on how many rows are in its batch.
+_RELATIVE_TO_BATCH = ("criterion__mean_power", "criterion__pseudo_weight")
 _KNOWN_BOUNDS = (None, elbo, importance_weighted_bound, predictive_bound)
 # Modules that neither draw numbers nor keep a state beside their weights: others may depend on
 # who else is in the stack.
@@ -162,8 +164,7 @@ class Training:
         """How many rows it trains on; where numbers may differ, in how many batches they come."""
         net, n_rows = self.net, len(self.train[0])
         known = net.iterator_train is TensorBatches and net.criterion in _OWN_TO_MODULE
-        # This factor is relative to its average over the rows of a batch.
-        if known and not getattr(net, "criterion__mean_power", 0):
+        if known and not any(getattr(net, name, 0) for name in _RELATIVE_TO_BATCH):
             return "batches", -(-n_rows // net.batch_size)
         return "rows", n_rows
 

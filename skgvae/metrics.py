@@ -13,9 +13,9 @@ from inspect import signature
 
 import numpy as np
 import torch
-from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_array, check_consistent_length, gen_batches
 
+from ._last_step import last_step
 from ._regressor import GaussianVAERegressor
 from .mixture import mixture_cdf, mixture_crps, mixture_log_prob, mixture_quantile
 
@@ -61,7 +61,7 @@ def log_likelihood_score(estimator, X, y):
     >>> bool((scores > -5.6).all())
     True
     """
-    last, X = _last_step(estimator, X)
+    last, X = last_step(estimator, X)
     if isinstance(last, GaussianVAERegressor):
         return float(last.score_samples(X, y).mean())
     return float(_by_rows(mixture_log_prob, last, X, y).sum(1).mean())
@@ -90,7 +90,7 @@ def neg_crps_score(estimator, X, y):
     float
         In the units of y, at most zero.
     """
-    return -float(_by_rows(mixture_crps, *_last_step(estimator, X), y).mean())
+    return -float(_by_rows(mixture_crps, *last_step(estimator, X), y).mean())
 
 
 def neg_interval_score(estimator, X, y, coverage=0.9):
@@ -197,7 +197,7 @@ def probability_integral_transform(estimator, X, y):
     ndarray like y
         Values of the predictive distribution function.
     """
-    pit = _by_rows(mixture_cdf, *_last_step(estimator, X), y)
+    pit = _by_rows(mixture_cdf, *last_step(estimator, X), y)
     return pit[:, 0] if np.ndim(y) == 1 else pit
 
 
@@ -241,7 +241,7 @@ def _intervals(estimator, X, y, coverage):
         low, high = 0.5 - coverage / 2, 0.5 + coverage / 2
         return torch.stack([mixture_quantile(p, loc, scale) for p in (low, high)], -1)
 
-    found = _by_rows(bounds, *_last_step(estimator, X), y)
+    found = _by_rows(bounds, *last_step(estimator, X), y)
     return found[..., 0], found[..., 1], _as_columns(y)
 
 
@@ -249,19 +249,6 @@ def _check_coverage(coverage):
     if not 0 < coverage < 1:
         raise ValueError(f"coverage must lie in (0, 1), got {coverage!r}.")
     return coverage
-
-
-def _last_step(estimator, X):
-    # A pipeline's own score_samples knows no y, and its predict no components.
-    while True:
-        if isinstance(estimator, Pipeline):
-            if len(estimator) > 1 and X is not None:
-                X = estimator[:-1].transform(X)
-            estimator = estimator[-1]
-        elif hasattr(estimator, "best_estimator_"):  # a search
-            estimator = estimator.best_estimator_
-        else:
-            return estimator, X
 
 
 def _by_rows(function, estimator, X, y):

@@ -27,9 +27,10 @@ class StackedGridSearchCV(GridSearchCV):  # numpydoc ignore=PR02
     small network is overhead, so all candidates and folds whose networks are alike take it
     together. Alike are networks of the same layers (``n_components``,
     ``hidden_layer_sizes``, ``activation``, ``noise``), the same numbers of batches and of
-    validation rows (for GaussianVAERegressor also of training rows), and the same optimizer;
-    ``kl_weight``, ``min_noise``, ``random_state``, ``init`` and the number of Gaussians in a
-    mixture prior may differ. Whatever is alike no other (estimators that are not of this package,
+    validation rows, and the same optimizer; ``kl_weight``, ``min_noise``, ``random_state``,
+    ``init`` and the number of Gaussians in a mixture prior may differ. For
+    GaussianVAERegressor, and with unlabelled rows, the numbers of training rows must be the
+    same too. Whatever is alike no other (estimators that are not of this package,
     networks with modules of the user's own or with callbacks, a verbose fit) is trained alone.
 
     The estimator may be, or contain, a model of this package, as the last step of a

@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from skgvae import GaussianVAEClassifier
+from skgvae._labels import weigh_labels
 from skgvae.nn import ClassifierHead
 
 FAST = {"max_epochs": 5, "hidden_layer_sizes": (8,), "n_draws": 32, "random_state": 0}
@@ -149,6 +150,13 @@ def test_one_class(wine):
     model = GaussianVAEClassifier(**FAST).fit(X, np.full(len(X), "only"))
     assert set(model.predict(X)) == {"only"}
     np.testing.assert_allclose(model.predict_proba(X), 1)
+
+
+def test_rows_of_a_class_of_weight_zero_are_not_without_label():
+    label, is_labeled = np.array([0, 1, 0, 1]), np.array([1.0, 1.0, 0.0, 1.0])
+    weight = weigh_labels(label, is_labeled, np.array([0, 1]), {0: 0.0})
+    assert (weight > 0).tolist() == [True, True, False, True]
+    np.testing.assert_allclose(weight, [0, 2, 0, 2], atol=1e-15)
 
 
 def test_class_weight(wine):

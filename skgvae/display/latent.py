@@ -6,8 +6,8 @@ from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import check_is_fitted
 
+from .._last_step import last_step
 from .._vae import GaussianVAE
-from ..metrics import _last_step
 from .axes import (
     BLACK,
     BLUE,
@@ -116,7 +116,7 @@ class LatentSpaceDisplay:
             The display.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        estimator, X = _last_step(estimator, X)
+        estimator, X = last_step(estimator, X)
         if y is not None:
             y = column_or_1d(y)
             check_consistent_length(X, y)
@@ -268,7 +268,7 @@ class LatentTraversalDisplay:
             The display.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        estimator, _ = _last_step(estimator, None)
+        estimator, _ = last_step(estimator, None)
         check_is_fitted(estimator)
         width = estimator.n_components_
         start = np.zeros(width) if start is None else np.asarray(start, dtype=np.float64)
@@ -413,7 +413,7 @@ class LatentDirectionsDisplay:
             The display.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        estimator, X = _last_step(estimator, X)
+        estimator, X = last_step(estimator, X)
         Z = estimator.transform(X)
         if Z.shape[1] == 2 and grid_resolution is not None:
             Z = np.stack(np.meshgrid(*_grid(Z, grid_resolution)), -1).reshape(-1, 2)

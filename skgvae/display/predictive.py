@@ -7,8 +7,9 @@ from scipy import stats
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
+from .._last_step import last_step
 from .._regressor import GaussianVAERegressor
-from ..metrics import _last_step, probability_integral_transform
+from ..metrics import probability_integral_transform
 from .axes import BLACK, BLUE, ORANGE, grid_of_axes, legend_above, one_axes
 
 
@@ -363,7 +364,7 @@ def _check_coverages(coverages):
 
 def _predict(estimator, X, coverages):
     """Return means, and intervals of shape (n[, n_targets], n_coverages, 2)."""
-    last, X = _last_step(estimator, X)
+    last, X = last_step(estimator, X)
     quantiles = np.column_stack([0.5 - coverages / 2, 0.5 + coverages / 2])
     if isinstance(last, GaussianVAERegressor):
         mean, found = last.predict(X), last.predict_quantiles(X, quantiles.ravel())

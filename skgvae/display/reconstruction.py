@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import check_array
 
-from ..metrics import _last_step
+from .._last_step import last_step
 from .axes import (
     BLACK,
     BLUE,
@@ -81,7 +81,7 @@ class ReconstructionDisplay:
             The display.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        estimator, X = _last_step(estimator, X)
+        estimator, X = last_step(estimator, X)
         mean, std = estimator.reconstruct(X, return_std=True)
         return cls.from_predictions(
             X,

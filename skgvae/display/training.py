@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import check_is_fitted
 
-from ..metrics import _last_step
+from .._last_step import last_step
 from .axes import BLACK, BLUE, GREY, ORANGE, grid_of_axes, legend_above, one_axes
 
 PARTS = {"loss": "loss", "reconstruction": "reconstruction", "kl": "KL divergence"}
@@ -67,7 +67,7 @@ class TrainingCurveDisplay:
             The display.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        estimator, _ = _last_step(estimator, None)
+        estimator, _ = last_step(estimator, None)
         check_is_fitted(estimator)
         history = estimator.history_
         if not history:
@@ -161,7 +161,7 @@ class KLPerComponentDisplay:
             The display.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        estimator, _ = _last_step(estimator, None)
+        estimator, _ = last_step(estimator, None)
         check_is_fitted(estimator)
         kl = estimator.kl_per_component_
         order = np.argsort(-kl, kind="stable") if sort else np.arange(len(kl))
