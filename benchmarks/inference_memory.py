@@ -22,6 +22,7 @@ from speed_memory import peak
 from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
 
 N_COLUMNS = 32
+N_GAUSSIANS = 16  # the most that there are by default, of which each costs memory
 N_DRAWS = 32  # from which on a chunk of draws has its full size
 METHODS = {
     "GaussianVAE": ("transform", "score_samples", "reconstruct"),
@@ -38,7 +39,8 @@ def measure(name, method, n_rows):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((n_rows, N_COLUMNS))
     few = X[:3000]
-    model = ESTIMATORS[name](n_draws=N_DRAWS, max_epochs=2, random_state=0)
+    params = {"n_prior_components": N_GAUSSIANS} if name == "GaussianVAE" else {}
+    model = ESTIMATORS[name](n_draws=N_DRAWS, max_epochs=2, random_state=0, **params)
     method = getattr(model.fit(few, (few[:, 0] > 0).astype(int)), method)
     method(X[:2])
     Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now

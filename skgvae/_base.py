@@ -24,7 +24,7 @@ from torch import nn
 from ._random import draw_seeds
 from ._scaling import FARTHEST, Standardizer, grid_noise
 from ._sklearn_callbacks import CallbackSupportMixin, SklearnCallbacks
-from ._together import train_among_others
+from ._together import computing_once, train_among_others
 from .batches import RowDataset, StackedRows
 from .likelihood import MAX_ELEMENTS, decoded_moments, latent_draws
 from .net import GaussianVAENet
@@ -362,9 +362,10 @@ class BaseGaussianVAE(
 
     def _new_modules(self, rows, seeds):
         modules = []
-        for part, seed in zip(rows, seeds, strict=True):
-            modules.append(self._make_module(torch.Generator().manual_seed(seed["weights"])))
-            self._start(modules[-1], part)
+        with computing_once():
+            for part, seed in zip(rows, seeds, strict=True):
+                modules.append(self._make_module(torch.Generator().manual_seed(seed["weights"])))
+                self._start(modules[-1], part)
         return modules
 
     def _make_net(self, modules):
@@ -421,7 +422,8 @@ class BaseGaussianVAE(
             n_after, self.best_epoch_ = (
                 int(epochs_[kept[0]]) for epochs_ in (best.last_epochs_, best.best_epochs_)
             )
-        records = [r for r in net.history[n_before:n_after] if "train_loss" in r]
+        del net.history[n_after:]  # the others' epochs after that
+        records = [r for r in net.history[n_before:] if "train_loss" in r]
         self.history_ = known + [_scalars(record, kept[0]) for record in records]
         self.n_epochs_ = len(self.history_)
         self._keep_modules(kept)

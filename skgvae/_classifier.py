@@ -70,9 +70,10 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     unlabeled : object, default=None
         Value of y that marks rows without a label. None: all rows have one.
     pseudo_weight : float, default=3.0
-        Weight of a row without a label in the cross-entropy, where a sharper version of its own
-        predicted probabilities takes the place of the label [4]_, see
-        :class:`~skgvae.objectives.JointLoss`. Zero: such rows train the auto-encoder only.
+        Weight of the cross-entropy of rows without a label, where a sharper version of their
+        own predicted probabilities takes the place of the label [4]_, see
+        :class:`~skgvae.objectives.JointLoss`: an average over all rows, beside the average
+        over those with a label. Zero: such rows train the auto-encoder only.
     hidden_layer_sizes : int or tuple of int, default=(64, 64)
         Widths of the encoder's hidden layers; the decoder has them in reverse order.
     activation : {"identity", "logistic", "relu", "silu", "gelu", "tanh"}, default="silu"
@@ -489,8 +490,9 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         )
         label = np.zeros(len(y), np.int64)
         label[is_labeled] = np.searchsorted(classes, y[is_labeled])
-        ones = np.ones(len(X)) if weight is None else weight
-        label_weight = weigh_labels(label, ones * is_labeled, classes, self.class_weight)
+        row_weight = np.ones(len(X)) if weight is None else weight / weight.mean()
+        label_weight = weigh_labels(label, row_weight * is_labeled, classes, self.class_weight)
+        label_weight = np.where(is_labeled, label_weight, -row_weight)  # as RowDataset has it
         if reset:
             self._n_labeled = self._n_rows = 0
         self._n_labeled += int(is_labeled.sum())
@@ -567,7 +569,9 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         weight = torch.ones(len(train)) if train.weight is None else train.weight
         train = copy.copy(train)  # which other members see too
         train.weight, train.label_weight = weight / repeats, train.label_weight / repeats
-        return train.subset(torch.arange(len(train)).repeat_interleave(repeats))
+        balanced = train.subset(torch.arange(len(train)).repeat_interleave(repeats))
+        balanced.label_weight[balanced.label_weight < 0] *= len(balanced) / len(train)
+        return balanced
 
     def _new_modules(self, rows, seeds):
         modules = super()._new_modules(rows, seeds)

@@ -5,8 +5,6 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 
-NEXT_TO_NOTHING = 1e-20
-
 
 def find_labeled(y, unlabeled):
     """Return a mask of the rows whose label is not the marker; None marks none."""
@@ -54,7 +52,6 @@ def weigh_labels(label, weight, classes, class_weight):
     Returns
     -------
     ndarray of shape (n_samples,)
-        Zero where there is no label; a class of weight zero has next to nothing.
     """
     per_class = np.ones(len(classes))
     if class_weight == "balanced":
@@ -68,6 +65,4 @@ def weigh_labels(label, weight, classes, class_weight):
     label_weight = weight * per_class[label]
     if weight.any() and not label_weight.any():
         raise ValueError(f"class_weight={class_weight!r} leaves no row with a weight.")
-    if label_weight.any():
-        label_weight = label_weight / label_weight.mean()
-    return np.where(weight > 0, np.maximum(label_weight, NEXT_TO_NOTHING), 0.0)
+    return label_weight / label_weight.mean() if label_weight.any() else label_weight

@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 
 import joblib
@@ -81,18 +82,32 @@ def train_among_others(
         call.wait_for(Training(net, train, valid, alone))
 
 
-def compute_once(function: Callable, *args, **params):
-    """Return what a function returns, computed once for all calls that wait together.
+@contextmanager
+def computing_once() -> Iterator[None]:
+    """Let :func:`compute_once` remember, until the end if no call of others does so already."""
+    is_outermost = getattr(_here, "computed", None) is None
+    if is_outermost:
+        _here.computed = {}
+    try:
+        yield
+    finally:
+        if is_outermost:
+            del _here.computed
 
-    Fits of one fold with several KL weights start at the same classical model.
+
+def compute_once(function: Callable, *args, **params):
+    """Return what a function returns, computed once for equal arguments.
+
+    That is within :func:`computing_once`, as for several starts on the same rows, and for calls
+    that wait together, as fits of one fold with several KL weights do.
     """
-    call = getattr(_here, "call", None)
-    if call is None:
+    computed = getattr(_here, "computed", None)
+    if computed is None:
         return function(*args, **params)
     key = function, joblib.hash((args, params))
-    if key not in call.results_of_wave:
-        call.results_of_wave[key] = function(*args, **params)
-    return call.results_of_wave[key]
+    if key not in computed:
+        computed[key] = function(*args, **params)
+    return computed[key]
 
 
 def idle_seconds() -> float:
@@ -155,15 +170,16 @@ class Training:
             params.pop(name, None)
         n_valid = 0 if self.valid[0] is None else len(self.valid[0])
         try:
-            return joblib.hash((structure, params, self.n_train, n_valid))
+            return joblib.hash((structure, params, self.length, n_valid))
         except Exception:  # what cannot be pickled cannot be compared
             return None
 
     @property
-    def n_train(self) -> tuple[str, int]:
-        """How many rows it trains on; where numbers may differ, in how many batches they come."""
+    def length(self) -> tuple[str, int]:
+        """Number of training rows; where that may differ, the number of batches instead."""
         net, n_rows = self.net, len(self.train[0])
         known = net.iterator_train is TensorBatches and net.criterion in _OWN_TO_MODULE
+        known = known and getattr(net, "criterion__bound", None) in _KNOWN_BOUNDS
         if known and not any(getattr(net, name, 0) for name in _RELATIVE_TO_BATCH):
             return "batches", -(-n_rows // net.batch_size)
         return "rows", n_rows
@@ -193,8 +209,12 @@ class Training:
         if self.valid[0] is not None:
             n_valid = min(net.iterator_valid__batch_size, len(self.valid[0]))
             n_rows = max(n_rows, n_valid * net.n_valid_draws)
-        matrices = (w for w in net.stack_.stacked.parameters() if w.ndim == 3)
-        return n_rows * sum(w.shape[0] * w.shape[1] for w in matrices) * _BYTES_PER_UNIT
+        stacked = net.stack_.stacked
+        matrices = [w for w in stacked.parameters() if w.ndim == 3]
+        n_units = sum(w.shape[0] * w.shape[1] for w in matrices)
+        if type(stacked.prior) is MixturePrior:  # z in the units of each component
+            n_units += stacked.prior.means.numel()
+        return n_rows * n_units * _BYTES_PER_UNIT
 
 
 def train_together(trainings: Sequence[Training]) -> None:
@@ -369,9 +389,9 @@ class _Abandoned(BaseException):
 class _Call(threading.Thread):
     """A call that stops wherever it has to train a net."""
 
-    def __init__(self, function, results_of_wave):
+    def __init__(self, function, computed):
         super().__init__(daemon=True)
-        self.function, self.results_of_wave = function, results_of_wave
+        self.function, self.computed = function, computed
         self.training = self.result = self.error = None
         self.idle = 0.0
         self._is_abandoned = False
@@ -398,7 +418,7 @@ class _Call(threading.Thread):
             self.join()
 
     def run(self):
-        _here.call, function = self, self.function
+        _here.call, _here.computed, function = self, self.computed, self.function
         del self.function  # which holds the estimator
         torch.get_num_threads()  # torch sets the number at its first use in a thread
         try:
@@ -408,7 +428,7 @@ class _Call(threading.Thread):
         except BaseException as error:
             self.error = error
         finally:
-            del _here.call
+            del _here.call, _here.computed
             self._stopped.release()
 
     def wait_for(self, training):

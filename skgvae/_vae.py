@@ -33,7 +33,8 @@ class GaussianVAE(BaseGaussianVAE):
     The four functions of x and z are multi-layer perceptrons beside linear paths (Kingma &
     Welling [1]_, appendix C.2). p(z) is a mixture of Gaussians that is learned with the rest,
     or N(0, I). For each row, in nats, summed over features and components, the loss is
-    :math:`-E_q \log p(x | z) + w \, KL(q(z | x) \| p(z))` with w = ``kl_weight``.
+    :math:`-E_q \log p(x | z) + w \, KL(q(z | x) \| p(z))` with w = ``kl_weight``, and for
+    several draws in training the tighter importance-weighted bound in its place.
 
     Columns are standardised inside; whatever comes out is in the units of X. So
     ``score`` is comparable with that of PCA, FactorAnalysis and GaussianMixture on the same
@@ -422,14 +423,15 @@ class GaussianVAE(BaseGaussianVAE):
         return {"criterion__bound": bound}
 
     def _set_up(self, X, target, weight, seeds):
-        if self.init == "mixture" and self.prior != "mixture":
+        super()._set_up(X, target, weight, seeds)
+        prior = "of net_params" if "prior" in self._module_spec else self.prior
+        if self.init == "mixture" and prior != "mixture":
             raise ValueError(
-                f"init='mixture' starts a mixture prior, but prior={self.prior!r}. Use "
+                f"init='mixture' starts a mixture prior, but prior={prior!r}. Use "
                 "prior='mixture', or init='factor_analysis'."
             )
-        super()._set_up(X, target, weight, seeds)
         self.n_prior_components_ = 1
-        if self.prior == "mixture":
+        if prior == "mixture":
             auto = self.n_prior_components == "auto"
             self._set_prior_components(N_PRIOR_COMPONENTS if auto else self.n_prior_components)
 
@@ -445,7 +447,7 @@ class GaussianVAE(BaseGaussianVAE):
         isotropic = self.noise == "isotropic"
         init = self.init
         if init == "auto":
-            init = "mixture" if self.prior == "mixture" else "factor_analysis"
+            init = "mixture" if "n_prior_components" in self._module_spec else "factor_analysis"
         if init == "factor_analysis":
             model = compute_once(factor_analysis, X, self.n_components_, weight, isotropic)
             module.start_at_factor_analysis(*map(torch.from_numpy, model))

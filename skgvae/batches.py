@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 __all__ = ["RowDataset", "StackedRows", "TensorBatches"]
 
-_OWN_TO_MODEL = ("_index", "weight", "label_weight", "lengths")
+_OF_EACH_MODEL = ("_index", "weight", "label_weight", "lengths")
 
 
 class RowDataset(Dataset):
@@ -31,7 +31,8 @@ class RowDataset(Dataset):
     label : Tensor of shape (n_samples,), optional
         Indices of classes.
     label_weight : Tensor of shape (n_samples,), optional
-        Weights of the labels with mean one; zero where the label is unknown.
+        Weights of the labels with mean one, zeros included; where the label is unknown, minus
+        the weight of the row.
     """
 
     def __init__(
@@ -134,14 +135,14 @@ class StackedRows(Dataset):
         """Return the rows on a device."""
         moved = copy.copy(self)
         moved._table = _table_to(self._table, device)
-        for name in _OWN_TO_MODEL:
+        for name in _OF_EACH_MODEL:
             setattr(moved, name, _to(getattr(self, name), device))
         return moved
 
     def keep_(self, models: Tensor) -> None:
         """Go on with the rows of these models alone."""
         self.n_members = len(models)
-        for name in _OWN_TO_MODEL:
+        for name in _OF_EACH_MODEL:
             tensor = getattr(self, name)
             setattr(self, name, None if tensor is None else tensor[models])
 
@@ -221,7 +222,7 @@ class TensorBatches:
             is_own = place < counts[i, :, None]
             rows = torch.where(is_own, edges[i, :, None] + place, 0)
             rows = rows if order is None else order.gather(1, rows)
-            share = is_own * (len(place) / counts[i, :, None].float())
+            share = is_own * (len(place) / counts[i, :, None].to(self.dataset._table[0].dtype))
             yield _weigh(self.dataset[rows], share)
 
     def _draw_order(self):
@@ -302,6 +303,6 @@ def _to(tensor, device):
 
 
 def _with_mean_one(weight):
-    if weight is None or not weight.any():  # a part of the rows may have no label at all
+    if weight is None or not (weight > 0).any():  # a part of the rows may have no label at all
         return weight
-    return weight / weight.mean()
+    return torch.where(weight > 0, weight / weight.clamp(min=0).mean(), weight)

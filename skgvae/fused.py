@@ -315,7 +315,7 @@ class _FusedBound(torch.autograd.Function):
         value, share, prior_share, kl_share = _combine(objective, log_lik, kl, log_ratio)
         if mixture:  # the divergence is an average over the draws
             prior_share = kl_share / z.shape[1] + (0.0 if prior_share is None else prior_share)
-            prior_share, kl_share = torch.as_tensor(prior_share).expand_as(log_lik), 0.0
+            prior_share, kl_share = torch.zeros_like(log_lik) + prior_share, 0.0
         ctx.plan, ctx.kl_share, ctx.n_saved = plan, kl_share, len(encoder_saved)
         ctx.n_mixture_saved = len(mixture_saved)
         ctx.save_for_backward(

@@ -88,7 +88,7 @@ def marginal_log_prob(vae: nn.Module, v1: Tensor, v2: Tensor, draws: Tensor) -> 
     Tensor of shape (n_samples,)
         Nats.
     """
-    chunks = _chunks(vae.decoder, v1, draws)
+    chunks = _chunks(vae, v1, draws)
     return _log_mean_exp(importance_log_weights(vae, v1, v2, eps) for eps in chunks)
 
 
@@ -96,7 +96,7 @@ def marginal_log_prob(vae: nn.Module, v1: Tensor, v2: Tensor, draws: Tensor) -> 
 def lower_bound(vae: nn.Module, v1: Tensor, v2: Tensor, draws: Tensor) -> Tensor:
     """Return the evidence lower bound of each row; parameters as above."""
     total = torch.zeros(len(v1), dtype=v1.dtype, device=v1.device)
-    for eps in _chunks(vae.decoder, v1, draws):
+    for eps in _chunks(vae, v1, draws):
         total += len(eps) * elbo(vae, v1, v2, eps).value
     return total / len(draws)
 
@@ -266,5 +266,8 @@ def _decoded(vaes, v1, draws, tail):
 def _chunks(module, v1, draws):
     # Draws with an axis for the rows, as many at once as the memory bound allows.
     width = max(max(p.shape, default=1) for p in module.parameters())
+    prior = getattr(module, "prior", None)
+    if hasattr(prior, "n_components"):  # it sees z from each of its components
+        width = max(width, prior.n_components * prior.latent_features)
     size = max(1, MAX_ELEMENTS // (len(v1) * width))
     return draws.to(v1)[:, None, :].split(size)

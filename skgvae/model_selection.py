@@ -16,7 +16,9 @@ from ._together import drain, idle_seconds, run_together
 __all__ = ["StackedGridSearchCV", "StackedRandomizedSearchCV"]
 
 _ALL = 10**5  # joblib calculates with less than 10**6
-_OWN_TO_MODEL = ("kl_weight", "min_noise", "random_state", "n_draws")
+_OWN_TO_MODEL = (
+    "kl_weight", "min_noise", "random_state", "n_draws", "init", "n_prior_components",
+)  # fmt: skip
 
 
 class StackedGridSearchCV(GridSearchCV):  # numpydoc ignore=PR02
@@ -26,9 +28,9 @@ class StackedGridSearchCV(GridSearchCV):  # numpydoc ignore=PR02
     and results, up to rounding (see Notes). What differs is how it trains: a step of a
     small network is overhead, so all candidates and folds whose networks are alike take it
     together. Alike are networks of the same layers (``n_components``,
-    ``hidden_layer_sizes``, ``activation``, ``noise``), the same numbers of batches and of
-    validation rows, and the same optimizer; ``kl_weight``, ``min_noise``, ``random_state``,
-    ``init`` and the number of Gaussians in a mixture prior may differ. For
+    ``hidden_layer_sizes``, ``activation``, ``noise``), with the same settings of training and the
+    same numbers of batches and of validation rows; ``kl_weight``, ``min_noise``,
+    ``random_state``, ``init`` and the number of Gaussians in a mixture prior may differ. For
     GaussianVAERegressor, and with unlabelled rows, the numbers of training rows must be the
     same too. Whatever is alike no other (estimators that are not of this package,
     networks with modules of the user's own or with callbacks, a verbose fit) is trained alone.

@@ -316,12 +316,13 @@ class JointLoss(nn.Module):
         a few rows with large weights have a label, a small one keeps the auto-encoder from
         learning these by heart.
     pseudo_weight : float
-        In training, weight of the cross-entropy of rows without a label (``label_weight`` 0)
-        against a sharper version of their own prediction,
+        In training, weight of the cross-entropy of rows without a label (``label_weight`` below
+        zero) against a sharper version of their own prediction,
         :math:`t_c \propto p_c^2 \, \pi_c / \bar p_c`, which is taken as given.
-        :math:`\pi_c` is the share of a class in the labelled rows, :math:`\bar p_c` its average
-        probability in the others, both within the batch (the last axis of rows) and with one
-        row of each class added. Boundaries between classes move to where there are few rows,
+        :math:`\pi_c` is the share of a class in the weights of the labels,
+        :math:`\bar p_c` its average probability in the rows without, both within the batch (the
+        last axis of rows) and with a weight of one added to each class; without a label in the
+        batch their ratio is one. Boundaries between classes move to where there are few rows,
         and no class takes the rows of another.
 
     References
@@ -382,8 +383,8 @@ class JointLoss(nn.Module):
         label : Tensor of shape (*)
             Index of the class.
         label_weight : Tensor of shape (*), optional
-            Weight of each row in the cross-entropy, with mean one over the data; zero where
-            there is no label.
+            Weight of each row in the cross-entropy, with mean one over the data; where there is
+            no label, minus the weight of the row among those without.
         """
         terms = self.by_rows(joint, v1, v2, eps, weight, label, label_weight)
         return JointTerms(*(term.mean() for term in terms))
@@ -415,7 +416,7 @@ class JointLoss(nn.Module):
         log_p = log_mean_exp(joint.classify(v1, estimate).log_softmax(-1))  # (*, classes)
         cross_entropy = -log_p.gather(-1, label[..., None])[..., 0]
         if label_weight is not None:
-            cross_entropy = label_weight * cross_entropy
+            cross_entropy = label_weight.clamp(min=0) * cross_entropy
 
         bound = log_mean_exp(log_lik) - self.kl_weight * kl
         terms = -bound, -log_lik.mean(0), kl
@@ -427,20 +428,23 @@ class JointLoss(nn.Module):
             penalty = penalty + 0.5 * self.penalty * joint.squared_weights().unsqueeze(-1)
         loss = cross_entropy + penalty
         if joint.training and self.pseudo_weight and label_weight is not None:
-            row_weight = (label_weight == 0) * (1.0 if weight is None else weight)
-            target = _sharpen(log_p.detach(), row_weight, label, label_weight)
+            target = _sharpen(log_p.detach(), label, label_weight)
+            row_weight = (-label_weight).clamp(min=0)
             loss = loss - self.pseudo_weight * row_weight * (target * log_p).sum(-1)
         if self.vae_weight > 0:
             loss = loss + self.vae_weight * negative_bound
         return JointTerms(loss, reconstruction, kl, cross_entropy, penalty)
 
 
-def _sharpen(log_p, weight, label, label_weight):
-    # p² times, for each class, its share in the labelled rows by its share in the predictions.
+def _sharpen(log_p, label, label_weight):
+    # p² times, for each class, its share in the labels by its share in the predictions.
     one_hot = torch.nn.functional.one_hot(label, log_p.shape[-1])
-    labelled = (label_weight.unsqueeze(-1) * one_hot).sum(-2, keepdim=True) + 1
-    predicted = (weight.unsqueeze(-1) * log_p.exp()).sum(-2, keepdim=True) + 1
-    return (2 * log_p + labelled.log() - predicted.log()).softmax(-1)
+    known, unknown = label_weight.clamp(min=0), (-label_weight).clamp(min=0)
+    labelled = (known.unsqueeze(-1) * one_hot).sum(-2, keepdim=True) + 1
+    predicted = (unknown.unsqueeze(-1) * log_p.exp()).sum(-2, keepdim=True) + 1
+    has_labels = known.sum(-1, keepdim=True).unsqueeze(-1) > 0
+    log_ratio = torch.where(has_labels, labelled.log() - predicted.log(), 0.0)
+    return (2 * log_p + log_ratio).softmax(-1)
 
 
 def _draw(vae, v1, eps):

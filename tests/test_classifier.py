@@ -15,7 +15,6 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from skgvae import GaussianVAEClassifier
-from skgvae._labels import weigh_labels
 from skgvae.nn import ClassifierHead
 
 FAST = {"max_epochs": 5, "hidden_layer_sizes": (8,), "n_draws": 32, "random_state": 0}
@@ -152,11 +151,20 @@ def test_one_class(wine):
     np.testing.assert_allclose(model.predict_proba(X), 1)
 
 
-def test_rows_of_a_class_of_weight_zero_are_not_without_label():
-    label, is_labeled = np.array([0, 1, 0, 1]), np.array([1.0, 1.0, 0.0, 1.0])
-    weight = weigh_labels(label, is_labeled, np.array([0, 1]), {0: 0.0})
-    assert (weight > 0).tolist() == [True, True, False, True]
-    np.testing.assert_allclose(weight, [0, 2, 0, 2], atol=1e-15)
+def test_what_rows_without_a_label_weigh(wine):
+    X, y = wine
+    hidden = np.where(np.arange(178) % 4 == 0, y, -1)
+    weight, V = np.linspace(1, 3, 178), X[:, :4].copy()
+    V[hidden < 0] = np.nan  # the second vector was measured where the label was
+    model = GaussianVAEClassifier(
+        unlabeled=-1, class_weight={0: 0.0}, early_stopping=False, **FAST
+    )
+    *_, label_weight = model._validate_training(X, hidden, V, weight)
+    np.testing.assert_allclose(
+        label_weight[hidden < 0], -weight[hidden < 0] / weight.mean(), rtol=1e-6
+    )
+    assert not label_weight[hidden == 0].any()
+    assert label_weight.clip(0).mean() == pytest.approx(1)
 
 
 def test_class_weight(wine):
@@ -287,7 +295,7 @@ def test_few_labels_are_all_trained_on(wine):
         assert "valid_loss" not in model.history_[-1]
         assert model.score(X, y) > 0.85
     # Within an epoch they are repeated until half of the rows have a label.
-    labels = (hidden, (hidden >= 0).astype(np.float32) * 178 / 27)
+    labels = (hidden, np.where(hidden >= 0, 178 / 27, -1.0))
     rows = model._to_rows(X, X, None, labels[0].clip(0), labels[1].astype(np.float32))
     balanced = model._balance(rows)
     assert (balanced.label_weight > 0).float().mean().item() == pytest.approx(0.47, abs=0.01)
@@ -295,6 +303,9 @@ def test_few_labels_are_all_trained_on(wine):
     sums = [(part.weight if part.weight is not None else torch.ones(178))[part.label_weight > 0]
             .sum() / len(part) for part in (rows, balanced)]  # fmt: skip
     assert sums[1].item() == pytest.approx(27 / 178)
+    assert balanced.label_weight.clamp(min=0).mean().item() == pytest.approx(1)
+    unlabeled = -balanced.label_weight.clamp(max=0).mean().item()
+    assert unlabeled == pytest.approx(151 / 178)  # their share of all rows, as without repetition
     assert model.net_.criterion_.feedback == pytest.approx(27 / 178)
 
 

@@ -195,6 +195,13 @@ def test_training_curve_without_held_out_rows(frame):
     assert labels(made.axes_[0]) == ["training rows", "best epoch, 5"]
 
 
+def test_training_curve_of_a_fit_and_a_partial_fit(frame):
+    vae = GaussianVAE(2, **FAST).fit(frame.data).partial_fit(frame.data)
+    made = TrainingCurveDisplay.from_estimator(vae)
+    assert np.isfinite(made.train).all()
+    assert np.isfinite(made.valid).all(1).tolist() == [True] * 5 + [False]
+
+
 def test_training_curve_of_no_epoch(frame):
     vae = GaussianVAE(2, max_epochs=0).fit(frame.data)
     with pytest.raises(ValueError, match="no epoch"):

@@ -106,6 +106,7 @@ MAY_IMPORT = {
     "mixture": TORCH_ONLY,
     "display.__init__": {"latent", "predictive", "reconstruction", "training"},
     "display.axes": {"matplotlib", "numpy"},
+    "display.conftest": set(),
     "display.latent": {"matplotlib", "numpy", "sklearn", "_last_step", "_vae", "axes"},
     "display.predictive": {
         "matplotlib",
@@ -118,7 +119,7 @@ MAY_IMPORT = {
         "metrics",
     },
     "display.reconstruction": {"numpy", "sklearn", "_last_step", "axes"},
-    "display.training": {"numpy", "sklearn", "_last_step", "axes"},
+    "display.training": {"numpy", "sklearn", "_base", "_last_step", "axes"},
     "model_selection": {"joblib", "sklearn", "_base", "_together"},
     "__init__": {"_base", "_classifier", "_regressor", "_vae"},
 }

@@ -287,7 +287,8 @@ def test_joint_loss_against_a_loop(n_draws):
 def test_rows_without_a_label_are_drawn_to_their_own_prediction():
     joint = make_joint()
     v1, v2, eps, label = joint_batch()
-    label_weight = torch.tensor([2.0, 0.0, 2.0, 0.0, 2.0, 0.0])
+    # The third label weighs nothing, the last row has no second vector.
+    label_weight = torch.tensor([2.0, -0.5, 0.0, -2.0, 2.0, -1.0])
     weight = torch.tensor([1.0, 0.5, 1.0, 2.0, 1.0, 0.0])
     batch = joint, v1, v2, eps, weight, label, label_weight
     parts = [JointLoss(0.3, 0.5, pseudo_weight=w).by_rows(*batch) for w in (0.0, 1.5)]
@@ -305,14 +306,14 @@ def test_rows_without_a_label_are_drawn_to_their_own_prediction():
     n_classes = len(predictions[0])
     labelled, predicted = torch.ones(n_classes), torch.ones(n_classes)
     for i, p in enumerate(predictions):
-        if label_weight[i] > 0:
+        if label_weight[i] >= 0:
             labelled[label[i]] += label_weight[i]
         else:
-            predicted += weight[i] * p
+            predicted -= label_weight[i] * p
     for i, p in enumerate(predictions):
         target = p**2 * labelled / predicted
         target = target / target.sum()
-        expected = 1.5 * (label_weight[i] == 0) * weight[i] * -(target * p.log()).sum()
+        expected = 1.5 * max(-label_weight[i], 0.0) * -(target * p.log()).sum()
         torch.testing.assert_close(difference[i], expected)
     joint.eval()
     assert JointLoss(pseudo_weight=1.5)(*batch).loss == JointLoss()(*batch).loss
@@ -328,7 +329,7 @@ def test_no_class_takes_the_rows_of_another():
         joint.classifier.logits.bias[0] = 1.0
     v1, v2, eps, label = joint_batch(n=300)
     label = torch.arange(300) % 3
-    label_weight = torch.where(torch.arange(300) < 150, 2.0, 0.0)
+    label_weight = torch.where(torch.arange(300) < 150, 2.0, -1.0)
     loss = JointLoss(vae_weight=0.0, pseudo_weight=3.0)
     terms = loss(joint, v1, v2, eps, None, label, label_weight)
     without = JointLoss(vae_weight=0.0)(joint, v1, v2, eps, None, label, label_weight)
@@ -336,7 +337,12 @@ def test_no_class_takes_the_rows_of_another():
     p = torch.tensor([1.0, 0.0, 0.0]).softmax(-1)
     target = p**2 / (1 + 150 * p)
     torch.testing.assert_close(gradient, 1.5 * (p - target / target.sum()))
-    assert abs(gradient[0]) < 0.02 < abs(1.5 * (p - (2 * p.log()).softmax(-1))[0])
+    sharpened = 1.5 * (p - (2 * p.log()).softmax(-1))
+    assert abs(gradient[0]) < 0.02 < abs(sharpened[0])
+    # Without any label in the batch nothing is known of the shares.
+    terms = loss(joint, v1, v2, eps, None, label, label_weight.clamp(max=0) * 1.0)
+    (gradient,) = torch.autograd.grad(terms.loss, joint.classifier.logits.bias)
+    torch.testing.assert_close(gradient, sharpened)
 
 
 def test_joint_loss_of_series():

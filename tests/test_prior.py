@@ -13,7 +13,7 @@ from sklearn.datasets import load_wine, make_blobs
 from sklearn.mixture import GaussianMixture
 from torch.func import functional_call, grad, stack_module_state, vmap
 
-from skgvae import GaussianVAE
+from skgvae import GaussianVAE, _vae
 from skgvae.likelihood import latent_draws, marginal_log_prob
 from skgvae.nn import NOISE_MODELS, GaussianVAEModule, MixturePrior
 from skgvae.objectives import elbo, importance_weighted_bound
@@ -270,6 +270,19 @@ def test_start_scores_like_gaussian_mixture_row_by_row(noise, blobs):
     assert vae.n_prior_components_ == 3  # found by the criterion
     assert_estimates(vae.score_samples(blobs), expected)
     assert vae.elbo(blobs).mean() > expected.mean() - 1.5
+
+
+def test_several_starts_share_the_classical_model(blobs, monkeypatch):
+    calls, own = [], _vae.mixture_of_columns
+
+    def spy(*args, **params):
+        calls.append(args)
+        return own(*args, **params)
+
+    monkeypatch.setattr(_vae, "mixture_of_columns", spy)
+    GaussianVAE(n_init=3, max_epochs=2, random_state=0).fit(blobs)
+    GaussianVAE(max_epochs=2, random_state=0).fit(blobs)
+    assert len(calls) == 2
 
 
 def test_start_with_few_latents_is_a_mixture_in_their_plane():

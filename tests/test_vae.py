@@ -811,11 +811,12 @@ def test_default_width_of_the_latent_space():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_cuda(iris):
-    vae = GaussianVAE(2, **FAST).fit(iris)
+@pytest.mark.parametrize("n_train_draws", [1, 4])
+def test_cuda(n_train_draws, iris):
+    vae = GaussianVAE(2, n_train_draws=n_train_draws, **FAST).fit(iris)
     assert vae.device_ == "cuda"
     assert next(vae.module_.parameters()).is_cuda
-    on_cpu = GaussianVAE(2, **FAST, device="cpu").fit(iris)
+    on_cpu = GaussianVAE(2, n_train_draws=n_train_draws, **FAST, device="cpu").fit(iris)
     assert vae.score(iris) == pytest.approx(on_cpu.score(iris), abs=0.5)
     loaded = pickle.loads(pickle.dumps(vae))
     np.testing.assert_allclose(loaded.transform(iris), vae.transform(iris), atol=1e-5)

@@ -556,11 +556,12 @@ def _draw_ellipses(ax, points, covariances, colours, **kwargs):
     from matplotlib.collections import EllipseCollection
 
     variances, axes = np.linalg.eigh(covariances)
+    widths = 2 * np.sqrt(np.maximum(variances, 0))  # a flat one may be rounded to below zero
     angles = np.degrees(np.arctan2(axes[:, 1, 1], axes[:, 0, 1]))
     ax.add_collection(
         EllipseCollection(
-            2 * np.sqrt(variances[:, 1]),
-            2 * np.sqrt(variances[:, 0]),
+            widths[:, 1],
+            widths[:, 0],
             angles,
             units="xy",
             offsets=points,

@@ -4,11 +4,11 @@ import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import check_is_fitted
 
+from .._base import ACTIVE_KL
 from .._last_step import last_step
 from .axes import BLACK, BLUE, GREY, ORANGE, grid_of_axes, legend_above, one_axes
 
 PARTS = {"loss": "loss", "reconstruction": "reconstruction", "kl": "KL divergence"}
-ACTIVE_KL = 0.01  # as in n_active_components_
 
 
 class TrainingCurveDisplay:
@@ -74,9 +74,11 @@ class TrainingCurveDisplay:
             raise ValueError("The estimator was trained for no epoch: there is no curve.")
 
         def values(prefix):
-            return np.array([[record[f"{prefix}_{p}"] for p in PARTS] for record in history])
+            # partial_fit has no held-out rows, the fit before it may have had some.
+            names = [f"{prefix}_{part}" for part in PARTS]
+            return np.array([[record.get(name, np.nan) for name in names] for record in history])
 
-        valid = values("valid") if "valid_loss" in history[0] else None
+        valid = values("valid") if any("valid_loss" in record for record in history) else None
         return cls(train=values("train"), valid=valid, best_epoch=estimator.best_epoch_).plot(ax)
 
     def plot(self, ax=None):

@@ -2,4 +2,4 @@
 
 from importlib.util import find_spec
 
-collect_ignore_glob = [] if find_spec("matplotlib") else ["skgvae/display/*.py"]
+collect_ignore_glob = [] if find_spec("matplotlib") else ["*.py"]
