@@ -1,5 +1,6 @@
 """GaussianVAE: transformer, density and generator."""
 
+from functools import partial
 from numbers import Integral
 
 import numpy as np
@@ -337,6 +338,8 @@ class GaussianVAE(BaseGaussianVAE):
         .. math:: \log \tfrac1K \sum_k p(x | z_k) \, p(z_k) / q(z_k | x), \quad z_k \sim q(z | x)
 
         with K = ``n_draws``. Its expectation rises with K towards log p(x) and never passes it.
+        For rows whose m(x) lies outside its range in training, half of the draws are from q
+        moved into that range (:func:`~skgvae.likelihood.marginal_log_prob`).
 
         Parameters
         ----------
@@ -348,7 +351,12 @@ class GaussianVAE(BaseGaussianVAE):
         ndarray of shape (n_samples,)
             Nats, for a density in the units of X.
         """
-        return self._log_density(marginal_log_prob, X)
+        check_is_fitted(self)
+        # The posterior means of training rows; models stored without it have none.
+        loc_range = getattr(self, "_loc_range", None)
+        if loc_range is not None:
+            loc_range = tuple(map(torch.from_numpy, loc_range))
+        return self._log_density(partial(marginal_log_prob, loc_range=loc_range), X)
 
     def score(self, X, y=None):
         """Return the mean of :meth:`score_samples`.

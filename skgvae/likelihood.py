@@ -67,12 +67,22 @@ def latent_draws(
 
 
 @torch.no_grad()
-def marginal_log_prob(vae: nn.Module, v1: Tensor, v2: Tensor, draws: Tensor) -> Tensor:
+def marginal_log_prob(
+    vae: nn.Module,
+    v1: Tensor,
+    v2: Tensor,
+    draws: Tensor,
+    loc_range: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     r"""Return the importance-weighted estimate of log p(v2), for v2 = v1.
 
-    .. math:: \log \tfrac1K \sum_k p(v_2 | z_k) \, p(z_k) / q(z_k | v_1)
+    .. math:: \log \tfrac1K \sum_k p(v_2 | z_k) \, p(z_k) / r(z_k | v_1)
 
-    In expectation it rises with the number of draws towards log p(v2) and never passes it.
+    In expectation it rises with the number of draws towards log p(v2) and never passes it,
+    whatever the proposal r. It is q, or, with ``loc_range``, half q and half q with its mean
+    moved into that range, with half of the draws from each. For means inside these are the
+    same. Where an encoder extrapolates, to a row unlike those it was trained on, the decoder
+    may deny what it is shown; the other half then says what the row is worth.
 
     Parameters
     ----------
@@ -82,14 +92,39 @@ def marginal_log_prob(vae: nn.Module, v1: Tensor, v2: Tensor, draws: Tensor) -> 
         Rows.
     draws : Tensor of shape (K, latent_features)
         From :func:`latent_draws`.
+    loc_range : tuple of 2 Tensors of shape (latent_features,), optional
+        Smallest and largest means of q in the training rows.
 
     Returns
     -------
     Tensor of shape (n_samples,)
         Nats.
+
+    References
+    ----------
+    Hesterberg, "Weighted Average Importance Sampling and Defensive Mixture Distributions",
+    Technometrics 37(2), 1995.
     """
-    chunks = _chunks(vae, v1, draws)
-    return _log_mean_exp(importance_log_weights(vae, v1, v2, eps) for eps in chunks)
+    if loc_range is None:
+        chunks = _chunks(vae, v1, draws)
+        return _log_mean_exp(importance_log_weights(vae, v1, v2, eps) for eps in chunks)
+    return _log_mean_exp(_defensive_log_weights(vae, v1, v2, draws, loc_range))
+
+
+def _defensive_log_weights(vae, v1, v2, draws, loc_range):
+    loc, log_scale = vae.encoder.loc_and_log_scale(v1)
+    inside = torch.clamp(loc, *(bound.to(loc) for bound in loc_range))
+    shift = (loc - inside) * torch.exp(-log_scale)
+    first, second = draws.tensor_split([-(-len(draws) // 2)])
+    for centre, own, to_other in (loc, first, shift), (inside, second, -shift):
+        if not len(own):  # of a single draw
+            continue
+        share = len(own) / len(draws)
+        for eps in _chunks(vae, v1, own):
+            # How much the other half proposes the same z, relative to this one.
+            log_ratio = 0.5 * (eps.square() - (eps + to_other).square()).sum(-1)
+            log_w = importance_log_weights(vae, v1, v2, eps, centre)
+            yield log_w - torch.log(share + (1 - share) * log_ratio.exp())
 
 
 @torch.no_grad()

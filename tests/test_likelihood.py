@@ -56,6 +56,40 @@ def test_exact_posterior_gives_the_exact_likelihood(pca, n_draws):
     torch.testing.assert_close(log_prob, expected, rtol=1e-10, atol=1e-10)
 
 
+def test_draws_moved_into_the_range_of_training_rows(pca):
+    vae, x, expected = pca
+    with torch.no_grad():
+        vae.encoder.log_scale.bias.add_(0.3)
+    draws = latent_draws(4096, 2, 0)
+    loc, log_scale = vae.encoder.loc_and_log_scale(x)
+    plain = marginal_log_prob(vae, x, x, draws)
+    # Within the range nothing changes.
+    whole = loc.amin(0), loc.amax(0)
+    torch.testing.assert_close(
+        marginal_log_prob(vae, x, x, draws, whole), plain, rtol=1e-12, atol=0
+    )
+    # A range that cuts off a part of the posterior costs half of the draws, and no bias.
+    cut = loc.amin(0) + 0.5 * log_scale.exp()[0], loc.amax(0) - 0.5 * log_scale.exp()[0]
+    moved = marginal_log_prob(vae, x, x, draws, cut)
+    assert not torch.equal(moved, plain)
+    torch.testing.assert_close(moved, expected, rtol=0, atol=0.01)
+    assert torch.isfinite(marginal_log_prob(vae, x, x, draws[:1], cut)).all()
+    # An encoder that overshoots far outside: its own draws find nothing, the others do.
+    far = x[:5] + 6 * vae.decoder.linear.weight.detach()[:, 0]
+    truth = marginal_log_prob(vae, far, far, draws)
+    centre = vae.encoder.loc_and_log_scale(far)[0][:, 0].mean()
+    with torch.no_grad():
+        vae.encoder.linear.weight[0].mul_(3)
+        vae.encoder.loc.bias[0] *= 3
+    wide = torch.stack([centre.repeat(2) - 99, centre.repeat(2)])
+    wide[1, 1] += 99
+    error, moved_error = (
+        (marginal_log_prob(vae, far, far, draws, bounds) - truth).abs().mean()
+        for bounds in (None, wide)
+    )
+    assert moved_error < 0.1 * error
+
+
 def test_bound_rises_with_the_draws_to_the_likelihood_under_a_wrong_encoder(pca):
     vae, x, expected = pca
     with torch.no_grad():
