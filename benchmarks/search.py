@@ -62,7 +62,7 @@ def main(sets, max_epochs, jobs, grid=GRID, device="auto"):
               "| best parameters | best score | difference |")  # fmt: skip
         print("|---" * 7 + "|")
         for search in (StackedGridSearchCV, GridSearchCV):
-            for n_jobs in sorted(jobs):
+            for n_jobs in sorted(jobs, reverse=True):
                 row(search, vae, X, grid, n_jobs, ours)
 
 
