@@ -10,6 +10,7 @@ from sklearn.utils import gen_batches
 
 MAX_MIXTURE_ROWS = 5_000
 MAX_MIXTURE_COMPONENTS = 16
+MIN_ROWS_PER_COMPONENT = 5  # on average: of fewer rows BIC would make a component each
 MAX_WORSE = 2  # of the numbers of components tried beyond the best
 # Largest share of the decoder's noise in the average covariance of the components. The bound
 # is the nearer to the log-likelihood, the smaller it is; training goes the better, the larger.
@@ -97,7 +98,7 @@ def gaussian_mixture(X, floor, n_components=None, weight=None, seed=0):
     floor : ndarray of shape (n_features,)
         Noise variance that every component contains.
     n_components : int, optional
-        Number of components; None tries up to 16.
+        Number of components; None tries up to 16, but no more than one for five rows.
     weight : ndarray of shape (n_samples,), optional
         Row weights: the sample has rows in proportion to them.
     seed : int
@@ -111,7 +112,8 @@ def gaussian_mixture(X, floor, n_components=None, weight=None, seed=0):
     """
     X = _sample(X, weight).astype(np.float64)
     if n_components is None:
-        numbers = range(1, min(MAX_MIXTURE_COMPONENTS, len(X)) + 1)
+        most = min(MAX_MIXTURE_COMPONENTS, max(1, len(X) // MIN_ROWS_PER_COMPONENT))
+        numbers = range(1, most + 1)
     else:
         numbers = [min(n_components, len(X))]
     fits = []
@@ -196,8 +198,9 @@ def mixture_of_factors(X, n_factors, floor, isotropic=False, weight=None, **para
     gain = loadings[:, :n_strong] / noise[:, None] / (1 + signal)
     scores = X @ gain.astype(X.dtype) - mean @ gain
     a = signal / (1 + signal)
-    weights, means, covariances = gaussian_mixture(scores, a * (1 - a), weight=weight, **params)
-    covariances = (covariances - np.diag(a * (1 - a))) / np.outer(a, a)
+    variance = a / (1 + signal)  # a (1 - a), which would round to zero for a strong signal
+    weights, means, covariances = gaussian_mixture(scores, variance, weight=weight, **params)
+    covariances = (covariances - np.diag(variance)) / np.outer(a, a)
     return loadings, noise, mean, weights, means / a, covariances
 
 

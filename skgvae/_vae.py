@@ -76,8 +76,8 @@ class GaussianVAE(BaseGaussianVAE):
         the rest. Unless it starts at a mixture it starts near N(0, I).
     n_prior_components : int or "auto", default="auto"
         Gaussians in the mixture prior. "auto" lets the start at a mixture choose 1 to 16 by
-        the Bayesian information criterion; with another start it is 8. That start takes no
-        more than there are rows.
+        the Bayesian information criterion, one for five rows at most; with another start it
+        is 8. That start takes no more than there are rows.
     n_train_draws : int, default=4
         Draws of z in the training bound. One is the evidence lower bound, more the
         importance-weighted bound [3]_, which is nearer to the log-likelihood.
