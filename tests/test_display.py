@@ -6,9 +6,9 @@ import pytest
 from scipy import stats
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import BayesianRidge
+from sklearn.linear_model import BayesianRidge, LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MinMaxScaler
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor, display
 from skgvae.display import (
@@ -192,7 +192,7 @@ def test_training_curve_without_held_out_rows(frame):
     vae = GaussianVAE(2, early_stopping=False, **FAST).fit(frame.data)
     made = TrainingCurveDisplay.from_estimator(vae)
     assert made.valid is None
-    assert labels(made.axes_[0]) == ["training rows", "best epoch, 5"]
+    assert labels(made.axes_[0]) == ["training rows", "epoch kept, 5"]
 
 
 def test_training_curve_of_a_fit_and_a_partial_fit(frame):
@@ -200,6 +200,11 @@ def test_training_curve_of_a_fit_and_a_partial_fit(frame):
     made = TrainingCurveDisplay.from_estimator(vae)
     assert np.isfinite(made.train).all()
     assert np.isfinite(made.valid).all(1).tolist() == [True] * 5 + [False]
+    assert "epoch kept, 6" in labels(made.axes_[0])
+    pipeline = make_pipeline(StandardScaler(), vae, LogisticRegression())
+    pipeline.fit(frame.data, np.arange(len(frame.data)) % 2)
+    with pytest.raises(TypeError, match=r"LogisticRegression\(\) has no history"):
+        TrainingCurveDisplay.from_estimator(pipeline)
 
 
 def test_training_curve_of_no_epoch(frame):

@@ -69,6 +69,11 @@ class TrainingCurveDisplay:
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         estimator, _ = last_step(estimator, None)
         check_is_fitted(estimator)
+        if not hasattr(estimator, "history_"):
+            raise TypeError(
+                f"{estimator} has no history of its training: give the model of "
+                "this package; of a pipeline, if it is not the last, its step."
+            )
         history = estimator.history_
         if not history:
             raise ValueError("The estimator was trained for no epoch: there is no curve.")
@@ -95,13 +100,16 @@ class TrainingCurveDisplay:
             The display.
         """
         axes = grid_of_axes(ax, (3, 1), (4.8, 5.4), sharex=True)[:, 0]
+        # Without held-out rows an epoch is kept because it is the last.
+        held_out = self.valid is not None and np.isfinite(self.valid[self.best_epoch - 1, 0])
+        kept = "best epoch" if held_out else "epoch kept"
         epochs = np.arange(1, len(self.train) + 1)
         for j, (panel, title) in enumerate(zip(axes, PARTS.values(), strict=True)):
             panel.plot(epochs, self.train[:, j], color=BLUE, label="training rows")
             if self.valid is not None:
                 panel.plot(epochs, self.valid[:, j], "--", color=ORANGE, label="held-out rows")
             panel.axvline(self.best_epoch, color=BLACK, linestyle=":", linewidth=1,
-                          label=f"best epoch, {self.best_epoch}")  # fmt: skip
+                          label=f"{kept}, {self.best_epoch}")  # fmt: skip
             panel.set(ylabel=f"{title}\nnats a row")
             panel.grid(alpha=0.2)
         legend_above(axes[0], 3)
