@@ -1,6 +1,7 @@
 """Accuracy and log loss of GaussianVAEClassifier, with all labels, with few, with a second view.
 
     python benchmarks/classification.py DATA [--part all few views] [--shares 0.01 0.05 0.1]
+                                             [--estimators 5]
 
 DATA is a folder with ``pair_<name>.npz`` files (views v1, v2, ... of the same objects, classes
 y); the other sets come with scikit-learn. Stratified random splits, a quarter of the rows for
@@ -11,6 +12,7 @@ least, the same for all models.
 
 import argparse
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,11 +66,11 @@ def scores(model, X, y):
     return model.score(X, y), log_loss(y, probabilities)
 
 
-def all_labels(folder, name, k, n_splits):
+def all_labels(ours, folder, name, k, n_splits):
     X, y = load(folder, name)
     train, test = splits(y, n_splits)[k]
     models = [
-        GaussianVAEClassifier(random_state=k),
+        ours(random_state=k),
         make_pipeline(StandardScaler(), LogisticRegression()),
         make_pipeline(StandardScaler(), MLPClassifier(random_state=k)),
         HistGradientBoostingClassifier(random_state=k),
@@ -76,7 +78,7 @@ def all_labels(folder, name, k, n_splits):
     return [scores(model.fit(X[train], y[train]), X[test], y[test]) for model in models]
 
 
-def few_labels(folder, name, share, k, n_splits):
+def few_labels(ours, folder, name, share, k, n_splits):
     X, y = load(folder, name)
     y = np.unique(y, return_inverse=True)[1]
     train, test = splits(y, n_splits)[k]
@@ -84,8 +86,8 @@ def few_labels(folder, name, share, k, n_splits):
     known = y >= 0
     ridge = LogisticRegression()
     fits = [
-        GaussianVAEClassifier(unlabeled=-1, random_state=k).fit(X, y),
-        GaussianVAEClassifier(random_state=k).fit(X[known], y[known]),
+        ours(unlabeled=-1, random_state=k).fit(X, y),
+        ours(random_state=k).fit(X[known], y[known]),
         make_pipeline(StandardScaler(), SelfTrainingClassifier(ridge)).fit(X, y),
         make_pipeline(StandardScaler(), LabelSpreading(kernel="knn")).fit(X, y),
         make_pipeline(StandardScaler(), ridge).fit(X[known], y[known]),
@@ -93,11 +95,11 @@ def few_labels(folder, name, share, k, n_splits):
     return [scores(model, X_test, y_test) for model in fits]
 
 
-def two_views(folder, name, v1, v2, k, n_splits):
+def two_views(ours, folder, name, v1, v2, k, n_splits):
     data = np.load(folder / f"{name}.npz")
     X, V, y = data[v1].astype(float), data[v2].astype(float), data["y"]
     train, test = splits(y, n_splits)[k]
-    model = GaussianVAEClassifier(random_state=k)
+    model = ours(random_state=k)
     results = []
     for target in (V, X):
         fitted = model.fit(X[train], y[train], X_target=target[train])
@@ -130,18 +132,21 @@ if __name__ == "__main__":
     parser.add_argument("--shares", type=float, nargs="*", default=[0.01, 0.05, 0.1])
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--estimators", type=int, default=1, help="models of ours")
     args = parser.parse_args()
+    ours = partial(GaussianVAEClassifier, n_estimators=args.estimators)
     common = args.data, args.splits, args.jobs
     if "all" in args.part:
         table("All labels: accuracy / log loss",
               ["ours", "LogisticRegression", "MLPClassifier", "HistGradientBoosting"],
-              [(name,) for name in args.sets], all_labels, *common)  # fmt: skip
+              [(name,) for name in args.sets], partial(all_labels, ours), *common)  # fmt: skip
     if "few" in args.part:
         table("Few labels: accuracy / log loss",
               ["ours", "ours, labelled rows only", "SelfTraining", "LabelSpreading",
                "LogisticRegression"],
               [(name, share) for share in args.shares for name in args.sets],
-              few_labels, *common)  # fmt: skip
+              partial(few_labels, ours), *common)  # fmt: skip
     if "views" in args.part:
         table("A second view in training: accuracy / log loss",
-              ["v2 is the second view", "v2 is v1"], VIEWS, two_views, *common)  # fmt: skip
+              ["v2 is the second view", "v2 is v1"],
+              VIEWS, partial(two_views, ours), *common)  # fmt: skip

@@ -3,7 +3,7 @@
 import copy
 import warnings
 from abc import ABCMeta, abstractmethod
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from numbers import Integral, Real
 
@@ -362,7 +362,7 @@ class BaseGaussianVAE(
 
     def _new_modules(self, rows, seeds):
         modules = []
-        with computing_once():
+        with computing_once() if len(rows) > 1 else nullcontext():
             for part, seed in zip(rows, seeds, strict=True):
                 modules.append(self._make_module(torch.Generator().manual_seed(seed["weights"])))
                 self._start(modules[-1], part)

@@ -38,7 +38,8 @@ class Standardizer:
                 part = None if weight is None else weight[rows]
                 scaler.partial_fit(X[rows], sample_weight=part)
         offset, scale = (a.astype(np.float64) for a in (scaler.mean_, scaler.scale_))
-        if not (np.isfinite(offset).all() and np.isfinite(scale).all()):
+        # Not the scale: scikit-learn takes a column whose variance overflows for a constant.
+        if not (np.isfinite(offset).all() and np.isfinite(scaler.var_).all()):
             raise ValueError("The values are too large: a column's variance is not finite.")
         return cls(offset, scale)
 

@@ -121,8 +121,8 @@ def _defensive_log_weights(vae, v1, v2, draws, loc_range):
             continue
         share = len(own) / len(draws)
         for eps in _chunks(vae, v1, own):
-            # How much the other half proposes the same z, relative to this one.
-            log_ratio = 0.5 * (eps.square() - (eps + to_other).square()).sum(-1)
+            # Of the other half's density at the same z to this one's.
+            log_ratio = -eps[:, 0] @ to_other.mT - 0.5 * to_other.square().sum(-1)
             log_w = importance_log_weights(vae, v1, v2, eps, centre)
             yield log_w - torch.log(share + (1 - share) * log_ratio.exp())
 

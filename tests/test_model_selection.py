@@ -217,18 +217,13 @@ def test_random_draws(iris, stacks):
     draws = {"kl_weight": loguniform(0.1, 10), "n_components": [1, 2]}
     params = {"n_iter": 5, "cv": CV, "random_state": 3}
     ours = StackedRandomizedSearchCV(GaussianVAE(**FAST), draws, **params).fit(iris)
-    assert_same_search(
-        ours,
-        RandomizedSearchCV(GaussianVAE(**FAST), draws, **params).fit(iris),
-    )
+    assert_same_search(ours, RandomizedSearchCV(GaussianVAE(**FAST), draws, **params).fit(iris))
     assert sum(stacks) == 15
 
 
 def test_without_a_seed(iris, stacks):
     search = StackedGridSearchCV(
-        GaussianVAE(2, **{**FAST, "random_state": None}),
-        {"kl_weight": [0.5, 1.0]},
-        cv=2,
+        GaussianVAE(2, **{**FAST, "random_state": None}), {"kl_weight": [0.5, 1.0]}, cv=2
     )
     scores = [search.fit(iris).cv_results_["mean_test_score"] for _ in range(2)]
     assert np.isfinite(scores).all()
@@ -244,13 +239,7 @@ def test_sample_weight_and_groups(iris, stacks):
     groups = np.arange(150) % 5
     fit_params = {"groups": groups, "sample_weight": 1.0 + (groups > 2)}
     grid = {"kl_weight": [0.5, 1.0]}
-    search_both(
-        GaussianVAE(2, **FAST),
-        grid,
-        iris,
-        cv=GroupKFold(3),
-        fit_params=fit_params,
-    )
+    search_both(GaussianVAE(2, **FAST), grid, iris, cv=GroupKFold(3), fit_params=fit_params)
     assert sum(stacks) > 0
 
 
@@ -509,9 +498,7 @@ def test_a_model_does_not_depend_on_its_companions(iris, stacks):
 
 def test_a_model_holds_nothing_of_the_others(iris, stacks):
     models = fitted_models(
-        {"kl_weight": list(np.linspace(0.5, 2, 8))},
-        iris,
-        GaussianVAE(2, **FAST),
+        {"kl_weight": list(np.linspace(0.5, 2, 8))}, iris, GaussianVAE(2, **FAST)
     )
     assert stacks == [24]
     alone = GaussianVAE(2, **FAST).fit(iris[:100])

@@ -340,7 +340,7 @@ def test_no_class_takes_the_rows_of_another():
     sharpened = 1.5 * (p - (2 * p.log()).softmax(-1))
     assert abs(gradient[0]) < 0.02 < abs(sharpened[0])
     # Without any label in the batch nothing is known of the shares.
-    terms = loss(joint, v1, v2, eps, None, label, label_weight.clamp(max=0) * 1.0)
+    terms = loss(joint, v1, v2, eps, None, label, label_weight.clamp(max=0))
     (gradient,) = torch.autograd.grad(terms.loss, joint.classifier.logits.bias)
     torch.testing.assert_close(gradient, sharpened)
 

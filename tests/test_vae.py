@@ -802,6 +802,13 @@ def test_any_architecture_trains(n_components, hidden, noise, iris):
     assert np.isfinite(vae.score(iris))
 
 
+def test_a_variance_that_overflows_is_refused(iris):
+    for rows in (iris.copy(), iris[:2].copy()):
+        rows[0, 0] = 1e300
+        with pytest.raises(ValueError, match="variance is not finite"):
+            GaussianVAE(**FAST).fit(rows)
+
+
 def test_default_width_of_the_latent_space():
     rng = np.random.default_rng(0)
     for shape, expected in [((100, 7), 7), ((400, 50), 32), ((20, 50), 5), ((3, 4), 1)]:

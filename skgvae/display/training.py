@@ -101,7 +101,8 @@ class TrainingCurveDisplay:
         """
         axes = grid_of_axes(ax, (3, 1), (4.8, 5.4), sharex=True)[:, 0]
         # Without held-out rows an epoch is kept because it is the last.
-        held_out = self.valid is not None and np.isfinite(self.valid[self.best_epoch - 1, 0])
+        row = max(self.best_epoch, 1) - 1
+        held_out = self.valid is not None and np.isfinite(self.valid[row, 0])
         kept = "best epoch" if held_out else "epoch kept"
         epochs = np.arange(1, len(self.train) + 1)
         for j, (panel, title) in enumerate(zip(axes, PARTS.values(), strict=True)):
