@@ -19,6 +19,7 @@ $(OLDEST)/.ready: setup.cfg pyproject.toml constraints-oldest.txt
 	touch $@
 
 demo: $(VENV)/.ready  ## fit real data, print the comparison, save a figure
+	$(PY) benchmarks/demo.py
 	$(PY) docs/examples/plot_00_quickstart.py
 
 test: $(VENV)/.ready  ## run the tests

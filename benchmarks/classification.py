@@ -1,7 +1,7 @@
 """Accuracy and log loss of GaussianVAEClassifier, with all labels, with few, with a second view.
 
     python benchmarks/classification.py DATA [--part all few views] [--shares 0.01 0.05 0.1]
-                                             [--estimators 5]
+                                             [--estimators 1]
 
 DATA is a folder with ``pair_<name>.npz`` files (views v1, v2, ... of the same objects, classes
 y); the other sets come with scikit-learn. Stratified random splits, a quarter of the rows for
@@ -132,9 +132,9 @@ if __name__ == "__main__":
     parser.add_argument("--shares", type=float, nargs="*", default=[0.01, 0.05, 0.1])
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--estimators", type=int, default=1, help="models of ours")
+    parser.add_argument("--estimators", type=int, help="models of ours, where not the default")
     args = parser.parse_args()
-    ours = partial(GaussianVAEClassifier, n_estimators=args.estimators)
+    ours = partial(GaussianVAEClassifier, n_estimators=args.estimators or "auto")
     common = args.data, args.splits, args.jobs
     if "all" in args.part:
         table("All labels: accuracy / log loss",

@@ -120,6 +120,10 @@ class BaseGaussianVAE(
     def _choose_n_components(self, X, target):
         """Return the width of the latent space where the user leaves it open."""
 
+    def _count_members(self):
+        """Return how many models make the predictions."""
+        return self.n_estimators
+
     @abstractmethod
     def _bound_params(self):
         """Return what is maximised, as parameters of the net's criterion."""
@@ -166,7 +170,7 @@ class BaseGaussianVAE(
         """
         continues = self.warm_start and self.__sklearn_is_fitted__()
         n_starts = 1 if continues else self.n_init
-        n_members = len(self.modules_) if continues else self.n_estimators
+        n_members = len(self.modules_) if continues else self._count_members()
         seeds = self._draw_seeds(n_members * n_starts)
         if continues:
             self._check_continues(X, target)
@@ -192,7 +196,7 @@ class BaseGaussianVAE(
             self._resolve_training(len(rows), None)
             self._update_net()
         else:
-            seeds = self._draw_seeds(self.n_estimators)
+            seeds = self._draw_seeds(self._count_members())
             self._set_up(X, target, weight, seeds[0])
             rows = self._balance(self._to_rows(X, target, weight, *labels))
             self._resolve_training(len(rows), None)

@@ -71,9 +71,9 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         Value of y that marks rows without a label. None: all rows have one.
     pseudo_weight : float, default=3.0
         Weight of the cross-entropy of rows without a label, where a sharper version of their
-        own predicted probabilities takes the place of the label [4]_, see
-        :class:`~skgvae.objectives.JointLoss`: an average over all rows, beside the average
-        over those with a label. Zero: such rows train the auto-encoder only.
+        own predicted probabilities takes the place of the label [4]_, and of mixtures of two
+        rows [5]_, see :class:`~skgvae.objectives.JointLoss`. Zero: rows without a label train
+        the auto-encoder only. Where all rows have one it changes nothing.
     hidden_layer_sizes : int or tuple of int, default=(64, 64)
         Widths of the encoder's hidden layers; the decoder has them in reverse order.
     activation : {"identity", "logistic", "relu", "silu", "gelu", "tanh"}, default="silu"
@@ -119,9 +119,11 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     n_init : int, default=1
         Number of starts, trained at once, of which that with the best validation loss (without
         held-out rows: training loss) is kept.
-    n_estimators : int, default=1
+    n_estimators : int or "auto", default="auto"
         Number of models, each with its own start, held-out rows and order of rows, trained at
-        once: a deep ensemble [3]_. Predictions are those of their mixture with equal weights;
+        once: a deep ensemble [3]_. "auto" is five; one where rows have no label, for whose
+        training it gains nothing, or with a ``classifier`` of the user's, which torch.func may
+        be unable to stack. Predictions are those of their mixture with equal weights;
         the latent space is that of the model with the best validation loss.
     warm_start : bool, default=False
         Whether ``fit`` continues with the weights and the scaling of the last one.
@@ -209,6 +211,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
        Estimation using Deep Ensembles", 2017, arXiv:1612.01474.
     .. [4] Lee, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep
        Neural Networks", 2013.
+    .. [5] Verma, Lamb, Kannala, Bengio & Lopez-Paz, "Interpolation Consistency Training for
+       Semi-Supervised Learning", 2019, arXiv:1903.03825.
 
     Examples
     --------
@@ -225,7 +229,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     _n_rows_seen = 4_000_000
     _parameter_constraints: dict = {
         **BaseGaussianVAE._parameter_constraints,
-        "n_estimators": [Interval(Integral, 1, None, closed="left")],
+        "n_estimators": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "init": [StrOptions({"random"})],
         "classifier": [nn.Module, callable, None],
         "vae_weight": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
@@ -260,7 +264,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         patience="auto",
         n_draws=64,
         n_init=1,
-        n_estimators=1,
+        n_estimators="auto",
         warm_start=False,
         device="auto",
         random_state=None,
@@ -480,6 +484,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
 
     def _validate_training(self, X, y, X_target, sample_weight, reset=True, classes=None):
         """Return X, target, weight, label indices and their weights."""
+        if self.unlabeled != self.unlabeled:
+            raise ValueError("unlabeled=nan equals nothing: mark missing labels by another value.")
         X, y = validate_data(self, X, y, dtype=DTYPES, reset=reset, ensure_min_samples=2)
         is_labeled = find_labeled(y, self.unlabeled)
         classes = choose_classes(y[is_labeled], classes, self.unlabeled)
@@ -519,6 +525,12 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         if reset and known.sum() < 2:
             raise ValueError(f"X_target is known for {known.sum()} rows; 2 are needed.")
         return X_target
+
+    def _count_members(self):
+        if self.n_estimators == "auto":
+            is_ensemble = self.classifier is None and self._n_labeled == self._n_rows
+            return 5 if is_ensemble else 1
+        return self.n_estimators
 
     def _choose_n_components(self, X, target):
         return int(np.clip(target.shape[1], 8, 32))
@@ -623,7 +635,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             "criterion": JointLoss,
             "criterion__vae_weight": float(vae_weight),
             # As if in the auto-encoder's loss every row had the same weight.
-            "criterion__feedback": self._n_labeled / self._n_rows,
+            "criterion__label_share": self._n_labeled / self._n_rows,
         }
         if self._n_labeled < self._n_rows:
             params["criterion__pseudo_weight"] = float(self.pseudo_weight)

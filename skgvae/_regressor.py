@@ -427,8 +427,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         ndarray of shape (n_samples, 2) or (n_samples, n_targets, 2)
             Lower and upper bound of each target.
         """
-        if not 0 < coverage < 1:
-            raise ValueError(f"coverage must lie in (0, 1), got {coverage!r}.")
+        if not isinstance(coverage, Real) or not 0 < coverage < 1:
+            raise ValueError(f"coverage must be a number in (0, 1), got {coverage!r}.")
         return self.predict_quantiles(X, [0.5 - coverage / 2, 0.5 + coverage / 2])
 
     def score_samples(self, X, y=None):

@@ -316,19 +316,24 @@ class JointLoss(nn.Module):
     penalty : float or Tensor of shape (n_modules, 1)
         In training, half of it times the sum of the squared weights (not biases) of the
         classifier is added: a Gaussian prior on them.
-    feedback : float
-        Factor of the gradient of the cross-entropy with respect to the estimate of v2. Where
-        a few rows with large weights have a label, a small one keeps the auto-encoder from
-        learning these by heart.
+    label_share : float
+        Share of the rows that have a label, by which the gradient of the cross-entropy with
+        respect to the estimate of v2 is multiplied. Where a few rows with large weights have a
+        label, that keeps the auto-encoder from learning these by heart.
     pseudo_weight : float
-        In training, weight of the cross-entropy of rows without a label (``label_weight`` below
-        zero) against a sharper version of their own prediction,
-        :math:`t_c \propto p_c^2 \, \pi_c / \bar p_c`, which is taken as given.
-        :math:`\pi_c` is the share of a class in the weights of the labels,
-        :math:`\bar p_c` its average probability in the rows without, both within the batch (the
-        last axis of rows) and with a weight of one added to each class; without a label in the
-        batch their ratio is one. Boundaries between classes move to where there are few rows,
-        and no class takes the rows of another.
+        In training, weight of two cross-entropies that rows without a label (``label_weight``
+        below zero) take part in, against targets that are taken as given. Such a row's target
+        is a sharper version of its own prediction,
+        :math:`t_c \propto p_c^2 \, \pi_c / \bar p_c`, where :math:`\pi_c` is the share of a
+        class in the weights of the labels, :math:`\bar p_c` its average probability in the rows
+        without, both within the batch (the last axis of rows) and with a weight of one added to
+        each class; without a label in the batch their ratio is one. The first cross-entropy is
+        that of these rows; boundaries between classes move to where there are few rows, and no
+        class takes the rows of another. The second is that of each row (a label is
+        a target too) mixed with the row before it in the batch, in uniform shares: the
+        classifier's input, of the first draw, and the target. Its weight is the product of both
+        rows' weights, to which ``label_share`` contributes: as if labels had not been repeated.
+        Between rows predictions become linear.
 
     References
     ----------
@@ -336,7 +341,10 @@ class JointLoss(nn.Module):
     Networks", 2013. Xie, Girshick & Farhadi, "Unsupervised Deep Embedding for Clustering
     Analysis", 2016, arXiv:1511.06335 (the squared target). Berthelot, Carlini, Cubuk, Kurakin,
     Sohn, Zhang & Raffel, "ReMixMatch: Semi-Supervised Learning with Distribution Alignment and
-    Augmentation Anchoring", 2020, arXiv:1911.09785 (the shares of the classes).
+    Augmentation Anchoring", 2020, arXiv:1911.09785 (the shares of the classes). Zhang, Cisse,
+    Dauphin & Lopez-Paz, "mixup: Beyond Empirical Risk Minimization", 2018, arXiv:1710.09412;
+    Verma, Lamb, Kannala, Bengio & Lopez-Paz, "Interpolation Consistency Training for
+    Semi-Supervised Learning", 2019, arXiv:1903.03825 (mixed rows).
     """
 
     def __init__(
@@ -345,7 +353,7 @@ class JointLoss(nn.Module):
         vae_weight: float = 1.0,
         n_draws: int = 1,
         penalty: float | Tensor = 0.0,
-        feedback: float = 1.0,
+        label_share: float = 1.0,
         pseudo_weight: float = 0.0,
     ):
         super().__init__()
@@ -353,12 +361,13 @@ class JointLoss(nn.Module):
         self.vae_weight = vae_weight
         self.n_draws = n_draws
         self.penalty = penalty
-        self.feedback = feedback
+        self.label_share = label_share
         self.pseudo_weight = pseudo_weight
 
     def noise_features(self, joint: nn.Module) -> int:
         """Return the width of the standard normal draws that ``forward`` needs."""
-        return joint.encoder.out_features + joint.decoder.out_features
+        n_features = joint.encoder.out_features + joint.decoder.out_features
+        return n_features + (self.pseudo_weight > 0)
 
     def forward(
         self,
@@ -380,9 +389,10 @@ class JointLoss(nn.Module):
             Input.
         v2 : Tensor of shape (*, out_features)
             Target.
-        eps : Tensor of shape (K, *, latent_features + out_features)
-            Standard normal draws for z and for the estimate of v2; K need not be ``n_draws``,
-            which is what the net draws in training.
+        eps : Tensor of shape (K, *, latent_features + out_features [+ 1])
+            Standard normal draws for z, for the estimate of v2 and, where ``pseudo_weight`` is
+            positive, for the shares in which rows are mixed; K need not be ``n_draws``, which is
+            what the net draws in training.
         weight : Tensor of shape (*), optional
             Weight of each row in the auto-encoder's part, with mean one over the data.
         label : Tensor of shape (*)
@@ -405,7 +415,9 @@ class JointLoss(nn.Module):
         label_weight: Tensor | None = None,
     ) -> JointTerms:
         """Return the same for each row, of shape (*); parameters as for :meth:`forward`."""
-        eps_z, eps_target = eps.split([joint.encoder.out_features, v2.shape[-1]], -1)
+        n_latent = joint.encoder.out_features
+        ends = n_latent, n_latent + v2.shape[-1]
+        eps_z, eps_target, eps_share = eps.tensor_split(ends, -1)
         loc, log_scale, z = _draw(joint, v1, eps_z)
         decoded, decoded_log_scale = joint.decoder.loc_and_log_scale(z)
         log_lik = gaussian_log_prob(v2, decoded, decoded_log_scale)
@@ -415,7 +427,7 @@ class JointLoss(nn.Module):
         if joint.decoder.noise != "heteroscedastic":
             scale = scale.detach()  # its closed form is that of the density alone
         estimate = torch.addcmul(decoded, scale, eps_target)
-        feedback = self.feedback if self.vae_weight > 0 else 0.0
+        feedback = self.label_share if self.vae_weight > 0 else 0.0
         if feedback != 1:
             estimate = torch.lerp(estimate.detach(), estimate, feedback)
         log_p = log_mean_exp(joint.classify(v1, estimate).log_softmax(-1))  # (*, classes)
@@ -433,17 +445,26 @@ class JointLoss(nn.Module):
             penalty = penalty + 0.5 * self.penalty * joint.squared_weights().unsqueeze(-1)
         loss = cross_entropy + penalty
         if joint.training and self.pseudo_weight and label_weight is not None:
-            target = _sharpen(log_p.detach(), label, label_weight)
-            row_weight = (-label_weight).clamp(min=0)
-            loss = loss - self.pseudo_weight * row_weight * (target * log_p).sum(-1)
+            one_hot = torch.nn.functional.one_hot(label, log_p.shape[-1])
+            target = _sharpen(log_p.detach(), one_hot, label_weight)
+            own = (-label_weight).clamp(min=0) * (target * log_p).sum(-1)
+
+            has_label = label_weight >= 0
+            target = torch.where(has_label.unsqueeze(-1), one_hot, target)
+            row_weight = torch.where(has_label, self.label_share * label_weight, -label_weight)
+            share = torch.special.ndtr(eps_share[0])
+            pairs = v1, estimate[:1], target
+            v1, estimate, target = (torch.lerp(x, x.roll(1, -2), share) for x in pairs)
+            log_p = joint.classify(v1, estimate)[0].log_softmax(-1)
+            mixed = row_weight * row_weight.roll(1, -1) * (target * log_p).sum(-1)
+            loss = loss - self.pseudo_weight * (own + mixed)
         if self.vae_weight > 0:
             loss = loss + self.vae_weight * negative_bound
         return JointTerms(loss, reconstruction, kl, cross_entropy, penalty)
 
 
-def _sharpen(log_p, label, label_weight):
+def _sharpen(log_p, one_hot, label_weight):
     # p² times, for each class, its share in the labels by its share in the predictions.
-    one_hot = torch.nn.functional.one_hot(label, log_p.shape[-1])
     known, unknown = label_weight.clamp(min=0), (-label_weight).clamp(min=0)
     labelled = (known.unsqueeze(-1) * one_hot).sum(-2, keepdim=True) + 1
     predicted = (unknown.unsqueeze(-1) * log_p.exp()).sum(-2, keepdim=True) + 1

@@ -17,7 +17,13 @@ from torch import nn
 from skgvae import GaussianVAEClassifier
 from skgvae.nn import ClassifierHead
 
-FAST = {"max_epochs": 5, "hidden_layer_sizes": (8,), "n_draws": 32, "random_state": 0}
+FAST = {
+    "max_epochs": 5,
+    "hidden_layer_sizes": (8,),
+    "n_draws": 32,
+    "n_estimators": 1,
+    "random_state": 0,
+}
 
 
 class TwoLayers(nn.Module):
@@ -236,13 +242,13 @@ def test_unlabeled_rows(wine):
 
 
 def test_boundaries_move_to_where_there_are_few_rows():
-    # Two long clusters, one label in each, at opposite ends: the boundary half-way between the
-    # labelled points cuts through both clusters, the gap does not.
+    # Two long clusters, three labels in each, at opposite ends: the boundary half-way between
+    # the labelled points cuts through both clusters, the gap does not.
     rng = np.random.default_rng(0)
     y = np.arange(400) % 2
     X = np.column_stack([rng.uniform(-2, 2, 400), 3.0 * y + 0.3 * rng.standard_normal(400)])
-    X[:2] = [[-1.5, 0.0], [1.5, 3.0]]
-    hidden = np.where(np.arange(400) < 2, y, -1)
+    X[:6, 0] = np.where(y[:6], 1.0, -1.0) * [1.0, 1.0, 1.3, 1.3, 1.6, 1.6]
+    hidden = np.where(np.arange(400) < 6, y, -1)
     accuracy = [
         GaussianVAEClassifier(unlabeled=-1, pseudo_weight=weight, max_epochs=100, random_state=0)
         .fit(X, hidden)
@@ -306,7 +312,7 @@ def test_few_labels_are_all_trained_on(wine):
     assert balanced.label_weight.clamp(min=0).mean().item() == pytest.approx(1)
     unlabeled = -balanced.label_weight.clamp(max=0).mean().item()
     assert unlabeled == pytest.approx(151 / 178)  # their share of all rows, as without repetition
-    assert model.net_.criterion_.feedback == pytest.approx(27 / 178)
+    assert model.net_.criterion_.label_share == pytest.approx(27 / 178)
 
 
 def test_score_leaves_out_rows_without_a_label(fitted, wine):
@@ -314,6 +320,8 @@ def test_score_leaves_out_rows_without_a_label(fitted, wine):
     model = clone(fitted).set_params(unlabeled=-1).fit(X, y)
     hidden = np.where(np.arange(178) % 2, y, -1)
     assert model.score(X, hidden) == model.score(X[1::2], y[1::2])
+    with pytest.raises(ValueError, match="unlabeled=nan equals nothing"):
+        GaussianVAEClassifier(**FAST, unlabeled=np.nan).fit(X, np.where(y > 1, np.nan, y))
     with pytest.raises(ValueError, match="unlabeled=-1 can equal no label in y"):
         model.fit(X, np.array(["a", "b", "c"])[y])
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_wine
 from skorch.callbacks import Callback
 from torch import nn
 
 from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
-from skgvae.nn import MixturePrior
+from skgvae.nn import ClassifierHead, MixturePrior
 
 FAST = {"max_epochs": 4, "hidden_layer_sizes": (8,), "n_draws": 64}
 
@@ -259,6 +260,24 @@ def test_what_cannot_be_stacked_is_refused_before_training():
     model = GaussianVAEClassifier(classifier=Recurrent, random_state=0, **FAST).fit(X, y)
     with pytest.raises(ValueError, match="use n_estimators=1 and n_init=1"):
         model.set_params(n_estimators=2).fit(X, y)
+
+
+def test_the_classifier_chooses_how_many_models_it_has():
+    X, y = load_wine(return_X_y=True)
+    model = GaussianVAEClassifier(random_state=0, **FAST)
+    assert len(model.fit(X, y).modules_) == 5
+    probabilities = [
+        GaussianVAEClassifier(random_state=0, **FAST, n_estimators=n).fit(X, y).predict_proba(X)
+        for n in (5, 1)
+    ]
+    np.testing.assert_array_equal(model.predict_proba(X), probabilities[0])
+    assert np.abs(probabilities[1] - probabilities[0]).max() > 1e-3
+    own = clone(model).set_params(classifier=ClassifierHead)
+    assert len(own.fit(X, y).modules_) == 1
+    few = clone(model).set_params(unlabeled=-1, warm_start=True)
+    hidden = np.where(np.arange(178) % 2, y, -1)
+    assert len(few.fit(X, hidden).modules_) == 1
+    assert len(few.fit(X, y).modules_) == 1  # continued
 
 
 def test_a_prior_of_the_user_is_copied_for_every_start(iris):

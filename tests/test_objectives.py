@@ -153,7 +153,9 @@ def test_mean_power_multiplies_the_gradient_of_the_mean(mean_power):
     factor = factor / factor.mean((0, 1))  # for each target over draws and rows
     torch.testing.assert_close(found, factor * (v2 - loc.detach()) / scale**2)
     plain = predictive_bound(parts, v1, v2, eps, 0.0).value.sum()
-    torch.testing.assert_close(of_scale, torch.autograd.grad(plain, log_scale)[0])
+    plain_of_loc, plain_of_scale = torch.autograd.grad(plain, [loc, log_scale])
+    torch.testing.assert_close(of_scale, plain_of_scale)
+    torch.testing.assert_close(plain_of_loc, (v2 - loc.detach()) / scale**2)
 
 
 @pytest.mark.parametrize("bound", [elbo, importance_weighted_bound, predictive_bound])
@@ -178,7 +180,7 @@ def test_default_losses_have_weight_one_and_one_draw():
     assert NegativeBound().vae_weight == 1  # the auto-encoder's, where there is nothing else
     joint = JointLoss()
     assert (joint.kl_weight, joint.vae_weight, joint.n_draws) == (1.0, 1.0, 1)
-    assert (joint.penalty, joint.feedback) == (0.0, 1.0)
+    assert (joint.penalty, joint.label_share) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(("weight", "parts"), [(0.3, (0.3, 0.0)), (1.0, (1.0, 0.0)),
@@ -249,6 +251,12 @@ def joint_batch(n=6, n_draws=3):
     return v1, v2, torch.randn(n_draws, n, 2 + 4), label
 
 
+def pseudo_batch(n=6, n_draws=3):
+    """The same with draws of the shares in which rows are mixed."""
+    v1, v2, eps, label = joint_batch(n, n_draws)
+    return v1, v2, torch.cat([eps, torch.randn(n_draws, n, 1)], -1), label
+
+
 @pytest.mark.parametrize("n_draws", [1, 3])
 def test_joint_loss_against_a_loop(n_draws):
     joint = make_joint()
@@ -286,22 +294,25 @@ def test_joint_loss_against_a_loop(n_draws):
 
 def test_rows_without_a_label_are_drawn_to_their_own_prediction():
     joint = make_joint()
-    v1, v2, eps, label = joint_batch()
+    v1, v2, eps, label = pseudo_batch()
     # The third label weighs nothing, the last row has no second vector.
     label_weight = torch.tensor([2.0, -0.5, 0.0, -2.0, 2.0, -1.0])
     weight = torch.tensor([1.0, 0.5, 1.0, 2.0, 1.0, 0.0])
     batch = joint, v1, v2, eps, weight, label, label_weight
-    parts = [JointLoss(0.3, 0.5, pseudo_weight=w).by_rows(*batch) for w in (0.0, 1.5)]
+    params = {"vae_weight": 0.5, "label_share": 0.4}
+    parts = [JointLoss(0.3, **params, pseudo_weight=w).by_rows(*batch) for w in (0.0, 1.5)]
     difference = parts[1].loss - parts[0].loss
-    draws = eps.split([joint.encoder.out_features, v2.shape[-1]], -1)
+    draws = eps.split([joint.encoder.out_features, v2.shape[-1], 1], -1)
     q = joint.encoder(v1).base_dist
-    predictions = []
+    predictions, estimates = [], []
     for i in range(len(v1)):
         p = 0.0
-        for e_z, e_v in zip(*draws, strict=True):
+        for k, (e_z, e_v, _) in enumerate(zip(*draws, strict=True)):
             decoded = joint.decoder((q.loc + q.scale * e_z)[i]).base_dist
             estimate = decoded.loc + decoded.scale * e_v[i]
             p = p + joint.classifier(v1[i], estimate).softmax(-1) / len(eps)
+            if k == 0:
+                estimates.append(estimate)
         predictions.append(p)
     n_classes = len(predictions[0])
     labelled, predicted = torch.ones(n_classes), torch.ones(n_classes)
@@ -310,11 +321,20 @@ def test_rows_without_a_label_are_drawn_to_their_own_prediction():
             labelled[label[i]] += label_weight[i]
         else:
             predicted -= label_weight[i] * p
+    targets = [p**2 * labelled / predicted for p in predictions]
+    targets = [target / target.sum() for target in targets]
+    for i in torch.nonzero(label_weight >= 0)[:, 0]:
+        targets[i] = torch.eye(n_classes)[label[i]]
+    row_weight = [0.4 * w if w >= 0 else -w for w in label_weight]
+    share = torch.distributions.Normal(0.0, 1.0).cdf(draws[2][0, :, 0])
     for i, p in enumerate(predictions):
-        target = p**2 * labelled / predicted
-        target = target / target.sum()
-        expected = 1.5 * max(-label_weight[i], 0.0) * -(target * p.log()).sum()
-        torch.testing.assert_close(difference[i], expected)
+        own = max(-label_weight[i], 0.0) * -(targets[i] * p.log()).sum()
+        mixed = [(1 - share[i]) * x[i] + share[i] * x[i - 1] for x in (v1, estimates)]
+        log_p = joint.classifier(*mixed).log_softmax(-1)
+        pair = row_weight[i] * row_weight[i - 1]
+        for j, part in ((i, 1 - share[i]), (i - 1, share[i])):
+            own = own - pair * part * (targets[j] * log_p).sum()
+        torch.testing.assert_close(difference[i], 1.5 * own)
     joint.eval()
     assert JointLoss(pseudo_weight=1.5)(*batch).loss == JointLoss()(*batch).loss
 
@@ -327,22 +347,25 @@ def test_no_class_takes_the_rows_of_another():
         for parameter in joint.classifier.parameters():
             parameter.zero_()
         joint.classifier.logits.bias[0] = 1.0
-    v1, v2, eps, label = joint_batch(n=300)
+    v1, v2, eps, label = pseudo_batch(n=300)
+    eps[..., -1] = 0.0  # halves of two rows, so that no row counts more than others
     label = torch.arange(300) % 3
     label_weight = torch.where(torch.arange(300) < 150, 2.0, -1.0)
-    loss = JointLoss(vae_weight=0.0, pseudo_weight=3.0)
+    loss = JointLoss(vae_weight=0.0, pseudo_weight=3.0, label_share=0.5)
     terms = loss(joint, v1, v2, eps, None, label, label_weight)
     without = JointLoss(vae_weight=0.0)(joint, v1, v2, eps, None, label, label_weight)
     (gradient,) = torch.autograd.grad(terms.loss - without.loss, joint.classifier.logits.bias)
     p = torch.tensor([1.0, 0.0, 0.0]).softmax(-1)
     target = p**2 / (1 + 150 * p)
-    torch.testing.assert_close(gradient, 1.5 * (p - target / target.sum()))
+    own = 1.5 * (p - target / target.sum())
+    # Mixed rows have the same prediction, and all targets, labels too.
+    torch.testing.assert_close(gradient, own + own + 1.5 * (p - 1 / 3))
     sharpened = 1.5 * (p - (2 * p.log()).softmax(-1))
-    assert abs(gradient[0]) < 0.02 < abs(sharpened[0])
+    assert abs(own[0]) < 0.02 < abs(sharpened[0])
     # Without any label in the batch nothing is known of the shares.
     terms = loss(joint, v1, v2, eps, None, label, label_weight.clamp(max=0))
     (gradient,) = torch.autograd.grad(terms.loss, joint.classifier.logits.bias)
-    torch.testing.assert_close(gradient, sharpened)
+    torch.testing.assert_close(gradient, sharpened * (1 + 149 / 150))
 
 
 def test_joint_loss_of_series():
@@ -355,7 +378,7 @@ def test_joint_loss_of_series():
     torch.testing.assert_close(torch.stack(series), torch.stack(flat))
 
 
-def test_feedback_scales_the_gradient_through_the_estimate():
+def test_the_share_of_labels_scales_the_gradient_through_the_estimate():
     joint = make_joint()
     v1, v2, eps, label = joint_batch()
 
@@ -365,7 +388,7 @@ def test_feedback_scales_the_gradient_through_the_estimate():
         loss.cross_entropy.backward()
         return [p.grad.clone() for p in (joint.encoder.loc.weight, joint.classifier.linear.weight)]
 
-    whole, part = gradient(), gradient(feedback=0.1)
+    whole, part = gradient(), gradient(label_share=0.1)
     torch.testing.assert_close(part[0], 0.1 * whole[0])
     torch.testing.assert_close(part[1], whole[1])
 

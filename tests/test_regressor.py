@@ -405,8 +405,9 @@ def test_errors(fitted, diabetes):
     for wrong in ([], [[0.5]]):
         with pytest.raises(ValueError, match="quantiles must be a number or a list"):
             fitted.predict_quantiles(X, wrong)
-    with pytest.raises(ValueError, match=r"coverage must lie in \(0, 1\), got 90"):
-        fitted.predict_interval(X, 90)
+    for wrong in (90, [0.5, 0.9]):
+        with pytest.raises(ValueError, match=r"coverage must be a number in \(0, 1\), got"):
+            fitted.predict_interval(X, wrong)
     with pytest.raises(ValueError, match="n_samples == 0"):
         fitted.sample(X, 0)
     with pytest.raises(ValueError, match="y has 2 targets, but the model was fitted to 1"):

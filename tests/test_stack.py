@@ -170,7 +170,7 @@ def test_stack_of_joint_modules(n, float64):
             nn.init.normal_(parameter)
     v1, v2, _, weight = make_batch(n)
     eps, label = torch.randn(5, n, 6, 2 + 3), torch.randint(2, (n, 6))
-    criterion = JointLoss(0.3, vae_weight=0.7, penalty=0.2, feedback=0.5)
+    criterion = JointLoss(0.3, vae_weight=0.7, penalty=0.2, label_share=0.5)
     batch = v1, v2, eps, weight, label, torch.rand(n, 6)
     assert_same_terms_and_gradients(modules, criterion, batch)
 

@@ -4,7 +4,7 @@ A classifier with few labels
 
 Rows without a label still tell what rows look like. ``GaussianVAEClassifier`` takes them with
 ``unlabeled=-1``: they train its auto-encoder, and its classifier by a sharper version of its own
-predictions. How much does that help, and beside what?
+predictions and by mixtures of two rows. How much does that help, and beside what?
 """
 
 # %%
@@ -46,7 +46,7 @@ for n in numbers:
     known = y_few >= 0
     alone = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     with_all, without = (
-        GaussianVAEClassifier(unlabeled=-1, max_epochs=epochs, random_state=0)
+        GaussianVAEClassifier(unlabeled=-1, n_estimators=1, max_epochs=epochs, random_state=0)
         for epochs in (15, 60)
     )
     models = {
