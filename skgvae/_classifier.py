@@ -73,7 +73,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         Weight of the cross-entropy of rows without a label, where a sharper version of their
         own predicted probabilities takes the place of the label [4]_, and of mixtures of two
         rows [5]_, see :class:`~skgvae.objectives.JointLoss`. Zero: rows without a label train
-        the auto-encoder only. Where all rows have one it changes nothing.
+        the auto-encoder only. Where all rows have one it changes nothing. A classifier of the
+        user's that collects running statistics (BatchNorm) sees mixed rows too.
     hidden_layer_sizes : int or tuple of int, default=(64, 64)
         Widths of the encoder's hidden layers; the decoder has them in reverse order.
     activation : {"identity", "logistic", "relu", "silu", "gelu", "tanh"}, default="silu"
@@ -121,10 +122,11 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         held-out rows: training loss) is kept.
     n_estimators : int or "auto", default="auto"
         Number of models, each with its own start, held-out rows and order of rows, trained at
-        once: a deep ensemble [3]_. "auto" is five; one where rows have no label, for whose
-        training it gains nothing, or with a ``classifier`` of the user's, which torch.func may
-        be unable to stack. Predictions are those of their mixture with equal weights;
-        the latent space is that of the model with the best validation loss.
+        once: a deep ensemble [3]_. "auto" is five; one, for the sake of time, where rows have no
+        label, and with a ``classifier`` or ``module`` of the user's, which torch.func may be
+        unable to stack. The first call decides where training continues. Predictions are those
+        of their mixture with equal weights; the latent space is that of the model with the best
+        validation loss.
     warm_start : bool, default=False
         Whether ``fit`` continues with the weights and the scaling of the last one.
     device : str or torch.device, default="auto"
@@ -153,7 +155,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     history_ : list of dict
         For each epoch: loss, cross-entropy, reconstruction and KL, of training and validation
         rows, in nats a row, in standardised units; and the penalty on the head's weights. The
-        training loss also has the part of the rows without a label, which is not listed.
+        training loss also has the parts that ``pseudo_weight`` weighs, which are not listed.
     kl_per_component_ : ndarray of shape (n_components_,)
         Average KL divergence of each component, in nats: the information that it carries.
     n_active_components_ : int
@@ -499,10 +501,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         row_weight = np.ones(len(X)) if weight is None else weight / weight.mean()
         label_weight = weigh_labels(label, row_weight * is_labeled, classes, self.class_weight)
         label_weight = np.where(is_labeled, label_weight, -row_weight)  # as RowDataset has it
-        if reset:
-            self._n_labeled = self._n_rows = 0
-        self._n_labeled += int(is_labeled.sum())
-        self._n_rows += len(X)
+        self._label_share = float(row_weight[is_labeled].sum() / row_weight.sum())
+        self._n_labeled = int(is_labeled.sum()) + (0 if reset else self._n_labeled)
         self.classes_ = classes
         return X, X_target, weight, label, label_weight.astype(np.float32)
 
@@ -528,8 +528,9 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
 
     def _count_members(self):
         if self.n_estimators == "auto":
-            is_ensemble = self.classifier is None and self._n_labeled == self._n_rows
-            return 5 if is_ensemble else 1
+            own = (name.split("__")[0] == "module" for name in self.net_params or {})
+            is_plain = self.classifier is None and not any(own)
+            return 5 if is_plain and self._label_share == 1 else 1
         return self.n_estimators
 
     def _choose_n_components(self, X, target):
@@ -635,10 +636,9 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             "criterion": JointLoss,
             "criterion__vae_weight": float(vae_weight),
             # As if in the auto-encoder's loss every row had the same weight.
-            "criterion__label_share": self._n_labeled / self._n_rows,
+            "criterion__label_share": self._label_share,
+            "criterion__pseudo_weight": float(self.pseudo_weight) * (self._label_share < 1),
         }
-        if self._n_labeled < self._n_rows:
-            params["criterion__pseudo_weight"] = float(self.pseudo_weight)
         if self._fitted_classifier is None:
             params["criterion__penalty"] = HEAD_PRECISION / max(self._n_labeled, 1)
         return params

@@ -317,9 +317,9 @@ class JointLoss(nn.Module):
         In training, half of it times the sum of the squared weights (not biases) of the
         classifier is added: a Gaussian prior on them.
     label_share : float
-        Share of the rows that have a label, by which the gradient of the cross-entropy with
-        respect to the estimate of v2 is multiplied. Where a few rows with large weights have a
-        label, that keeps the auto-encoder from learning these by heart.
+        Share of the rows that have a label, in weight. The gradient of the cross-entropy with
+        respect to the estimate of v2 is multiplied by it. Where a few rows with large weights
+        have a label, that keeps the auto-encoder from learning these by heart.
     pseudo_weight : float
         In training, weight of two cross-entropies that rows without a label (``label_weight``
         below zero) take part in, against targets that are taken as given. Such a row's target
@@ -329,8 +329,8 @@ class JointLoss(nn.Module):
         without, both within the batch (the last axis of rows) and with a weight of one added to
         each class; without a label in the batch their ratio is one. The first cross-entropy is
         that of these rows; boundaries between classes move to where there are few rows, and no
-        class takes the rows of another. The second is that of each row (a label is
-        a target too) mixed with the row before it in the batch, in uniform shares: the
+        class takes the rows of another. The second is that of each row (a label is a target
+        too) mixed with the one before it on the last axis of rows, in uniform shares: the
         classifier's input, of the first draw, and the target. Its weight is the product of both
         rows' weights, to which ``label_share`` contributes: as if labels had not been repeated.
         Between rows predictions become linear.

@@ -159,8 +159,9 @@ def test_unknown_networks_and_priors_are_mapped(n, float64):
     assert_same_terms_and_gradients(modules, criterion, make_batch(n))
 
 
+@pytest.mark.parametrize("pseudo_weight", [0.0, 1.5])
 @pytest.mark.parametrize("n", [1, 3])
-def test_stack_of_joint_modules(n, float64):
+def test_stack_of_joint_modules(n, pseudo_weight, float64):
     modules = [
         GaussianVAEClassifierModule(vae, ClassifierHead(4, 3, 2, hidden_features=(5,)))
         for vae in make_modules(n)
@@ -169,9 +170,10 @@ def test_stack_of_joint_modules(n, float64):
         for parameter in module.classifier.parameters():
             nn.init.normal_(parameter)
     v1, v2, _, weight = make_batch(n)
-    eps, label = torch.randn(5, n, 6, 2 + 3), torch.randint(2, (n, 6))
-    criterion = JointLoss(0.3, vae_weight=0.7, penalty=0.2, label_share=0.5)
-    batch = v1, v2, eps, weight, label, torch.rand(n, 6)
+    eps, label = torch.randn(5, n, 6, 2 + 3 + (pseudo_weight > 0)), torch.randint(2, (n, 6))
+    params = {"vae_weight": 0.7, "label_share": 0.5, "pseudo_weight": pseudo_weight}
+    criterion = JointLoss(0.3, penalty=0.2, **params)
+    batch = v1, v2, eps, weight, label, torch.randn(n, 6)  # negative: without a label
     assert_same_terms_and_gradients(modules, criterion, batch)
 
 

@@ -2,7 +2,7 @@
 Quickstart: density, latent features, reconstructions
 =====================================================
 
-One estimator, with default settings, is a density, a transformer and a generator.
+One estimator is a density, a transformer and a decoder that says what it does not know.
 """
 
 # %%
