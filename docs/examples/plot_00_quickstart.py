@@ -27,7 +27,7 @@ from skgvae import GaussianVAE
 
 X, y = load_breast_cancer(return_X_y=True)
 X_train, X_test = train_test_split(X, stratify=y, random_state=0)
-vae = GaussianVAE(random_state=0).fit(X_train)
+vae = GaussianVAE(max_epochs=40, random_state=0).fit(X_train)
 print(f"{'GaussianVAE':<18}{vae.score(X_test):8.2f} nats a row")
 for model in (GaussianMixture(2, random_state=0), FactorAnalysis(8), PCA(8)):
     model = make_pipeline(StandardScaler(), model).fit(X_train)
@@ -40,7 +40,7 @@ for model in (GaussianMixture(2, random_state=0), FactorAnalysis(8), PCA(8)):
 # ``transform`` gives posterior means. A GaussianVAE stands wherever PCA stands.
 X, y = load_digits(return_X_y=True)
 X_train, X_test, y_train, y_test = train_test_split(X, y, stratify=y, random_state=0)
-for reduction in (GaussianVAE(5, max_epochs=30, random_state=0), PCA(5)):
+for reduction in (GaussianVAE(5, max_epochs=20, random_state=0), PCA(5)):
     pipeline = make_pipeline(StandardScaler(), reduction, LogisticRegression(max_iter=2000))
     accuracy = pipeline.fit(X_train, y_train).score(X_test, y_test)
     print(f"logistic regression on 5 components of {type(reduction).__name__}: {accuracy:.3f}")
@@ -54,8 +54,8 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--figure", default="quickstart.png", help="where to save the figure")
 figure_path = parser.parse_known_args()[0].figure
 
-plane = GaussianVAE(2, max_epochs=50, random_state=0).fit(X_train)
-vae = GaussianVAE(16, max_epochs=50, random_state=0).fit(X_train)
+plane = GaussianVAE(2, max_epochs=25, random_state=0).fit(X_train)
+vae = GaussianVAE(16, max_epochs=20, random_state=0).fit(X_train)
 mean, std = vae.reconstruct(X_test[:6], return_std=True)
 
 figure, axes = plt.subplot_mosaic(
@@ -69,7 +69,11 @@ points = axes["plane"].scatter(*Z.T, c=y_test, cmap="tab10", s=10)
 axes["plane"].legend(*points.legend_elements(), title="digit", fontsize=7, loc="center left",
                      bbox_to_anchor=(1, 0.5))  # fmt: skip
 axes["plane"].set(
-    title="latent plane, held-out digits", xlabel="component 0", ylabel="component 1"
+    title="latent plane, held-out digits",
+    xlabel="component 0",
+    ylabel="component 1",
+    xlim=(-5, 5),  # one digit, with ink where the training digits have none, lies outside
+    ylim=(-6, 6),
 )
 for i in range(6):
     for row, values, limit in (

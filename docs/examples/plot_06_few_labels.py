@@ -47,7 +47,7 @@ for n in numbers:
     alone = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     with_all, without = (
         GaussianVAEClassifier(unlabeled=-1, n_estimators=1, max_epochs=epochs, random_state=0)
-        for epochs in (15, 60)
+        for epochs in (12, 40)
     )
     models = {
         "with unlabelled rows": with_all.fit(X_train, y_few),
