@@ -227,6 +227,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     >>> mean, std = model.predict_target(X, return_std=True)
     """
 
+    _label_share = 1.0  # for models stored before it was kept; every call sets it
     _n_steps = 2000
     _n_rows_seen = 4_000_000
     _parameter_constraints: dict = {

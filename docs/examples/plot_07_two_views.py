@@ -25,10 +25,10 @@ upper, lower = np.split(digits.data, 2, axis=1)
 v1, v1_test, v2, v2_test, y, y_test = train_test_split(
     upper, lower, digits.target, stratify=digits.target, random_state=0
 )
-model = GaussianVAEClassifier(max_epochs=40, random_state=0)
+model = GaussianVAEClassifier(max_epochs=20, random_state=0)
 models = {
     "v2 is the lower half": model.fit(v1, y, X_target=v2),
-    "v2 is v1": GaussianVAEClassifier(max_epochs=40, random_state=0).fit(v1, y),
+    "v2 is v1": GaussianVAEClassifier(max_epochs=20, random_state=0).fit(v1, y),
     "LogisticRegression": make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(
         v1, y
     ),
