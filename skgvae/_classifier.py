@@ -633,12 +633,13 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         vae_weight = self.vae_weight
         if vae_weight == "auto":
             vae_weight = 1 / self._module_spec["out_features"]
+        has_unlabeled = self._label_share < 1
         params = {
             "criterion": JointLoss,
             "criterion__vae_weight": float(vae_weight),
             # As if in the auto-encoder's loss every row had the same weight.
             "criterion__label_share": self._label_share,
-            "criterion__pseudo_weight": float(self.pseudo_weight) * (self._label_share < 1),
+            "criterion__pseudo_weight": float(self.pseudo_weight) if has_unlabeled else 0.0,
         }
         if self._fitted_classifier is None:
             params["criterion__penalty"] = HEAD_PRECISION / max(self._n_labeled, 1)
