@@ -31,9 +31,10 @@ class StackedGridSearchCV(GridSearchCV):  # numpydoc ignore=PR02
     ``hidden_layer_sizes``, ``activation``, ``noise``), with the same settings of training and the
     same numbers of batches and of validation rows; ``kl_weight``, ``min_noise``,
     ``random_state``, ``init`` and the number of Gaussians in a mixture prior may differ. For
-    GaussianVAERegressor, and with unlabelled rows, the numbers of training rows must be the
-    same too. Whatever is alike no other (estimators that are not of this package,
-    networks with modules of the user's own or with callbacks, a verbose fit) is trained alone.
+    GaussianVAERegressor, and with unlabelled rows, the numbers of training rows (and of
+    labels) must be the same too. Whatever is alike no other (estimators that are not of this
+    package, networks with modules of the user's own or with callbacks, a verbose fit) is
+    trained alone.
 
     The estimator may be, or contain, a model of this package, as the last step of a
     :class:`~sklearn.pipeline.Pipeline` does; the other steps are fitted for each candidate and

@@ -445,22 +445,28 @@ class JointLoss(nn.Module):
             penalty = penalty + 0.5 * self.penalty * joint.squared_weights().unsqueeze(-1)
         loss = cross_entropy + penalty
         if joint.training and self.pseudo_weight and label_weight is not None:
-            one_hot = torch.nn.functional.one_hot(label, log_p.shape[-1])
-            target = _sharpen(log_p.detach(), one_hot, label_weight)
-            own = (-label_weight).clamp(min=0) * (target * log_p).sum(-1)
-
-            has_label = label_weight >= 0
-            target = torch.where(has_label.unsqueeze(-1), one_hot, target)
-            row_weight = torch.where(has_label, self.label_share * label_weight, -label_weight)
             share = torch.special.ndtr(eps_share[0])
-            pairs = v1, estimate[:1], target
-            v1, estimate, target = (torch.lerp(x, x.roll(1, -2), share) for x in pairs)
-            log_p = joint.classify(v1, estimate)[0].log_softmax(-1)
-            mixed = row_weight * row_weight.roll(1, -1) * (target * log_p).sum(-1)
-            loss = loss - self.pseudo_weight * (own + mixed)
+            loss = loss + self.pseudo_weight * self._pseudo_cross_entropy(
+                joint, v1, estimate[:1], log_p, label, label_weight, share
+            )
         if self.vae_weight > 0:
             loss = loss + self.vae_weight * negative_bound
         return JointTerms(loss, reconstruction, kl, cross_entropy, penalty)
+
+    def _pseudo_cross_entropy(self, joint, v1, estimate, log_p, label, label_weight, share):
+        # Of rows without a label, and of all rows mixed in these shares with those before them.
+        one_hot = torch.nn.functional.one_hot(label, log_p.shape[-1])
+        target = _sharpen(log_p.detach(), one_hot, label_weight)
+        own = (-label_weight).clamp(min=0) * (target * log_p).sum(-1)
+
+        has_label = label_weight >= 0
+        target = torch.where(has_label.unsqueeze(-1), one_hot, target)
+        row_weight = torch.where(has_label, self.label_share * label_weight, -label_weight)
+        pairs = v1, estimate, target
+        v1, estimate, target = (torch.lerp(x, x.roll(1, -2), share) for x in pairs)
+        log_p = joint.classify(v1, estimate)[0].log_softmax(-1)
+        mixed = row_weight * row_weight.roll(1, -1) * (target * log_p).sum(-1)
+        return -(own + mixed)
 
 
 def _sharpen(log_p, one_hot, label_weight):
