@@ -1,34 +1,27 @@
-"""What the estimators share: units, training, state, the latent space."""
+"""What the estimators share: parameters, units, training, state."""
 
 import copy
 import warnings
 from abc import ABCMeta, abstractmethod
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_scalar, gen_batches
+from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    check_array,
-    check_is_fitted,
-    validate_data,
-)
+from sklearn.utils.validation import _check_sample_weight
 from skorch.helper import predefined_split
 from torch import nn
 
+from ._latent_space import LatentSpaceMixin
 from ._random import draw_seeds
 from ._scaling import FARTHEST, Standardizer, grid_noise
 from ._sklearn_callbacks import CallbackSupportMixin, SklearnCallbacks
 from ._together import computing_once, train_among_others
 from .batches import RowDataset, StackedRows
-from .likelihood import MAX_ELEMENTS, decoded_moments, latent_draws
 from .net import GaussianVAENet
-from .nn import MAX_SCALE, NOISE_MODELS, GaussianVAEModule, pullback_metric
+from .nn import MAX_SCALE, NOISE_MODELS, GaussianVAEModule
 
 ACTIVATIONS = {
     "identity": nn.Identity,
@@ -39,7 +32,6 @@ ACTIVATIONS = {
     "tanh": nn.Tanh,
 }
 INITS = ("factor_analysis", "random")
-DTYPES = [np.float64, np.float32]
 
 MIN_NOISE = 0.01
 MIN_EPOCHS, MANY_EPOCHS = 10, 100
@@ -47,9 +39,7 @@ MIN_VALIDATION_ROWS = 3
 # Only these: decay would pull the linear paths, biases and noise away from the data.
 DECAYED = "*.hidden.*.weight"
 
-ROWS_PER_CHUNK = 1024
 N_DESCRIBED = 10_000
-MIN_DRAWS_FOR_TAIL = 100
 ACTIVE_KL = 0.01  # nats a row from which a latent component counts as used
 # Raised by each change of what a saved model holds.
 STATE_VERSION = 1
@@ -65,14 +55,8 @@ class PosteriorCollapseWarning(UserWarning):
     """The fitted model does not use its latent space."""
 
 
-class BaseGaussianVAE(
-    CallbackSupportMixin,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-    BaseEstimator,
-    metaclass=ABCMeta,
-):
-    """Training and latent space of an encoder of v1 and a Gaussian decoder of v2."""
+class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
+    """Training of an encoder of v1 and a Gaussian decoder of v2."""
 
     _parameter_constraints: dict = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
@@ -132,9 +116,8 @@ class BaseGaussianVAE(
     def _start(self, module, rows):
         """Set the initial weights, where they are not random."""
 
-    # Of estimators that have no such parameters.
+    # Of estimators that have no such parameter.
     n_estimators = 1
-    tail = 1.0
 
     @property
     def module_(self):
@@ -149,17 +132,8 @@ class BaseGaussianVAE(
         """All fitted modules, ``module_`` first."""
         return list(self.net_.stack_.members)
 
-    @property
-    def _n_features_out(self):
-        return self.n_components_
-
     def __sklearn_is_fitted__(self):
         return hasattr(self, "net_")
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
 
     # Training
 
@@ -476,165 +450,6 @@ class BaseGaussianVAE(
         self.n_active_components_ = int(np.sum(self.kl_per_component_ > ACTIVE_KL))
         self.noise_variance_ = np.mean(noise, 0) * self._target_scaler.scale**2
 
-    # The latent space
-
-    def transform(self, X):
-        """Return the posterior means of the latent components.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_components)
-            m(x) of q(z | x) = N(m(x), diag s²(x)).
-        """
-        return self.encode(X)
-
-    def encode(self, X, return_std=False):
-        """Return the posterior of the latent components.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows.
-        return_std : bool, default=False
-            Whether to return s(x) too.
-
-        Returns
-        -------
-        mean : ndarray of shape (n_samples, n_components)
-            m(x) of q(z | x) = N(m(x), diag s²(x)).
-        std : ndarray of shape (n_samples, n_components)
-            s(x), if ``return_std``.
-        """
-        check_is_fitted(self)
-        X = self._validate_rows(X)
-
-        def posterior(modules, v1):
-            loc, log_scale = modules[0].encoder.loc_and_log_scale(v1)
-            return (loc, log_scale.exp()) if return_std else (loc,)
-
-        found = self._by_rows(posterior, X, scalers=[self._scaler])
-        return tuple(found) if return_std else found[0]
-
-    def decode(self, Z, return_std=False):
-        """Return mean and standard deviation of p(v2 | z) in the units of v2.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n_samples, n_components)
-            Points of the latent space.
-        return_std : bool, default=False
-            Whether to return σ(z) too.
-
-        Returns
-        -------
-        mean : ndarray of shape (n_samples, n_outputs)
-            μ(z).
-        std : ndarray of shape (n_samples, n_outputs)
-            σ(z), if ``return_std``.
-        """
-        Z = self._validate_latent(Z)
-
-        def decoded(modules, z):
-            loc, log_scale = modules[0].decoder.loc_and_log_scale(z)
-            return loc, log_scale.exp().expand_as(loc)
-
-        scaler = self._target_scaler
-        inverses = scaler.inverse, scaler.inverse_scale
-        mean, std = self._by_rows(decoded, Z, inverses=inverses)
-        return (mean, std) if return_std else mean
-
-    def latent_directions(self, Z):
-        r"""Return the directions in which moving z changes what is decoded, least first.
-
-        Eigenvalues and eigenvectors of the Fisher information metric that the decoder pulls
-        back to the latent space [1]_ [2]_,
-
-        .. math:: G(z) = J_\mu^T \Sigma^{-1} J_\mu
-            + \tfrac12 J_{\log\sigma^2}^T J_{\log\sigma^2},
-
-        with the Jacobians of μ(z) and log σ²(z) and Σ = diag σ²(z). A step of length t along an
-        eigenvector changes p(v2 | z) by a divergence of ½ t² λ nats, for small t: with √λ times
-        its length in standard deviations of the decoder's noise. Small eigenvalues belong to
-        blurry directions, in which the noise hides what moves, large ones to sharp directions.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n_samples, n_components)
-            Points of the latent space.
-
-        Returns
-        -------
-        eigenvalues : ndarray of shape (n_samples, n_components)
-            λ in ascending order, in nats over squared units of z (which are standard deviations
-            of a standard normal prior). They do not depend on the units of v2.
-        directions : ndarray of shape (n_samples, n_components, n_components)
-            Unit vectors in rows, as in ``components_`` of PCA: ``directions[i, j]`` belongs to
-            ``eigenvalues[i, j]``. The entry of largest magnitude is positive.
-
-        Raises
-        ------
-        NotFittedError
-            If the estimator is not fitted.
-        ValueError
-            If Z is not finite, or has another number of columns than the latent space.
-
-        Notes
-        -----
-        With constant noise (``noise="homoscedastic"`` or ``"isotropic"``) the second term is
-        zero. Of several models it is the decoder of the one whose latent space ``transform``
-        returns, as in ``decode``. An eigenvalue below about 1e-7 (for float64: 1e-15) times the
-        largest of its point is zero but for rounding.
-
-        References
-        ----------
-        .. [1] Arvanitidis, Hansen & Hauberg, "Latent Space Oddity: on the Curvature of Deep
-           Generative Models", 2018, arXiv:1710.11379.
-        .. [2] Arvanitidis, González-Duque, Pouplin, Kalatzis & Hauberg, "Pulling back
-           information geometry", 2022, arXiv:2106.05367.
-
-        Examples
-        --------
-        >>> from sklearn.datasets import load_iris
-        >>> from skgvae import GaussianVAE
-        >>> X, _ = load_iris(return_X_y=True)
-        >>> vae = GaussianVAE(2, max_epochs=5, random_state=0).fit(X)
-        >>> eigenvalues, directions = vae.latent_directions(vae.transform(X))
-        >>> eigenvalues.shape, directions.shape
-        ((150, 2), (150, 2, 2))
-        """
-        Z = self._validate_latent(Z)
-
-        def eigen(modules, z):
-            eigenvalues, vectors = torch.linalg.eigh(pullback_metric(modules[0].decoder, z))
-            vectors = vectors.mT
-            largest = vectors.gather(-1, vectors.abs().argmax(-1, keepdim=True))
-            return eigenvalues.clamp(min=0), vectors * largest.sign()
-
-        width = max(max(p.shape, default=1) for p in self.module_.decoder.parameters())
-        eigenvalues, directions = self._by_rows(eigen, Z, size=self.n_components_ * width)
-        return eigenvalues, directions
-
-    # Inference
-
-    def _validate_latent(self, Z):
-        check_is_fitted(self)
-        Z = check_array(Z, dtype=DTYPES, input_name="Z")
-        Z = np.require(Z, requirements=["C", "W"])  # torch knows no other views
-        if Z.shape[1] != self.n_components_:
-            raise ValueError(
-                f"Z has {Z.shape[1]} columns, but the latent space has {self.n_components_} "
-                "components."
-            )
-        return Z
-
-    def _validate_rows(self, X, **kwargs):
-        return validate_data(self, X, dtype=DTYPES, **{"reset": False, **kwargs})
-
     @contextmanager
     def _all_or_nothing(self):
         """Leave the estimator as it was when fitting fails."""
@@ -657,115 +472,6 @@ class BaseGaussianVAE(
                 net.stack_.tie()  # the failed fit stacked the modules anew
                 del net.history[n_epochs:]
             raise
-
-    def _by_rows(self, function, *arrays, scalers=None, inverses=None, size=1):
-        """Call ``function(modules, *tensors)`` on chunks of rows; return ndarrays.
-
-        Where there are scalers, one for each array, they standardise the chunks; inverses, one
-        for each answer, give it units. A row takes ``size`` numbers. The arithmetic has the
-        dtype of the rows: float64 rows are answered in float64, by the same weights.
-        """
-        dtype, n_rows = arrays[0].dtype, len(arrays[0])
-        modules = [self._for_inference(module, dtype) for module in self.modules_]
-        found = None
-        with torch.no_grad():
-            for rows in gen_batches(n_rows, min(ROWS_PER_CHUNK, -(-MAX_ELEMENTS // size))):
-                chunks = [array[rows] for array in arrays]
-                if scalers is not None:
-                    pairs = zip(scalers, chunks, strict=True)
-                    chunks = [scaler.forward(chunk, dtype) for scaler, chunk in pairs]
-                tensors = [torch.as_tensor(chunk, device=self.device_) for chunk in chunks]
-                parts = [out.cpu().numpy() for out in function(modules, *tensors)]
-                if inverses is not None:
-                    pairs = zip(parts, inverses, strict=True)
-                    parts = [self._to_units(part, inverse) for part, inverse in pairs]
-                if found is None:  # whole at once: joined at the end there would be two
-                    found = [np.empty((n_rows, *p.shape[1:]), p.dtype) for p in parts]
-                for whole, part in zip(found, parts, strict=True):
-                    whole[rows] = part
-        return found
-
-    def _for_inference(self, module, dtype):
-        return (copy.deepcopy(module).double() if dtype == np.float64 else module).eval()
-
-    def _draws(self, width=None):
-        """Return the draws of z that all rows share, shared out between the modules."""
-        n_draws = self._n_draws_per_module() * len(self.modules_)
-        return latent_draws(n_draws, width or self.n_components_, self._draws_seed)
-
-    def _n_draws_per_module(self):
-        return -(-self.n_draws // len(self.modules_))
-
-    def _tail_factor(self):
-        """Return the factor of one component's scale: of few components one is too many."""
-        n_components = self._n_draws_per_module() * len(self.modules_)
-        return self.tail if n_components >= MIN_DRAWS_FOR_TAIL else 1.0
-
-    def _with_tail(self, function):
-        """Give a function of :mod:`~skgvae.likelihood` that factor."""
-        check_is_fitted(self)
-        return partial(function, tail=self._tail_factor())
-
-    def _with_draws(self, function, X, size=1, inverses=None):
-        """Call ``function(modules, v1, draws)`` on chunks of rows; it holds size numbers a row."""
-        check_is_fitted(self)
-        X = self._validate_rows(X)
-        draws = self._draws()
-        return self._by_rows(
-            lambda modules, v1: function(modules, v1, draws),
-            X,
-            scalers=[self._scaler],
-            inverses=inverses,
-            size=size,
-        )
-
-    def _to_units(self, values, inverse):
-        """Return ``inverse(values)``: in float64, or where v2 is X, in the precision of X."""
-        converted = inverse(values)
-        if self._target_scaler is self._scaler:
-            return converted.astype(values.dtype, copy=False)
-        return converted
-
-    def _mean_and_std(self, X):
-        """Return mean and standard deviation of p(v2 | v1) in units of v2."""
-        moments = self._with_tail(decoded_moments)
-
-        def function(modules, v1, draws):
-            mean, noise, latent = moments(modules, v1, draws)
-            return mean, torch.sqrt(noise + latent)
-
-        scaler = self._target_scaler
-        return self._with_draws(function, X, inverses=(scaler.inverse, scaler.inverse_scale))
-
-    def _sample_target(self, X, n_samples, random_state):
-        """Draw v2 given v1, of shape (n_samples, n_rows, n_outputs)."""
-        check_is_fitted(self)
-        n_samples = check_scalar(n_samples, "n_samples", Integral, min_val=1)
-        (seed,) = draw_seeds(random_state, 1)
-        rng = np.random.default_rng(seed)
-        X = self._validate_rows(X)
-        tail = self._tail_factor()
-
-        def draw(modules, v1):
-            shape = n_samples, len(v1)
-            n_draws = self._n_draws_per_module()
-            component = rng.integers(len(modules) * n_draws, size=shape)
-            chosen = torch.from_numpy(component // n_draws).to(v1.device)
-            factor = np.where(component == 0, tail, 1.0)[..., None]
-            factor = torch.from_numpy(factor).to(v1)
-            target = 0.0
-            for i, module in enumerate(modules):
-                loc, log_scale = module.encoder.loc_and_log_scale(v1)
-                z = loc + log_scale.exp() * _normal(rng, (*shape, loc.shape[-1]), loc)
-                loc, log_scale = module.decoder.loc_and_log_scale(z)
-                drawn = loc + factor * log_scale.exp() * _normal(rng, loc.shape, loc)
-                target = target + torch.where((chosen == i)[..., None], drawn, 0.0)
-            return (target.transpose(0, 1),)  # rows first, to be joined
-
-        size = n_samples * max(self.n_components_, self._module_spec["out_features"])
-        inverses = [self._target_scaler.inverse]
-        (target,) = self._by_rows(draw, X, scalers=[self._scaler], inverses=inverses, size=size)
-        return target.transpose(1, 0, 2)
 
     # State: arrays and numbers only
 
@@ -861,7 +567,3 @@ def _scalars(record, i):
     """Return the record of an epoch for module i."""
     scalars = {k: v for k, v in record.items() if k not in ("batches", "modules")}
     return scalars | {k: v[i] for k, v in record.get("modules", {}).items()}
-
-
-def _normal(rng, shape, like):
-    return torch.from_numpy(rng.standard_normal(shape)).to(like)

@@ -12,7 +12,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
-from ._base import ACTIVATIONS, DTYPES, BaseGaussianVAE, drop_unweighted
+from ._base import ACTIVATIONS, BaseGaussianVAE, drop_unweighted
+from ._inference import DTYPES
 from ._labels import choose_classes, find_labeled, weigh_labels
 from ._random import torch_seed
 from ._sklearn_callbacks import with_callbacks

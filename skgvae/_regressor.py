@@ -8,7 +8,8 @@ from sklearn.base import RegressorMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._base import DTYPES, BaseGaussianVAE, drop_unweighted
+from ._base import BaseGaussianVAE, drop_unweighted
+from ._inference import DTYPES
 from ._sklearn_callbacks import with_callbacks
 from .likelihood import (
     decoded_components,
