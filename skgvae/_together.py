@@ -48,8 +48,9 @@ _KNOWN_ACTIVATIONS = (
 )  # fmt: skip
 _MODULE_STATE = set(vars(nn.Module()))
 
-# float32: a weight, its gradient, the optimizer's two moments, the best epoch's, the net's own.
-_BYTES_PER_WEIGHT = 6 * 4
+# float32: a weight, its gradient, the optimizer's two moments, the best epoch's, the average, a
+# copy while that takes its place, the net's own.
+_BYTES_PER_WEIGHT = 8 * 4
 # Of a row: in float64, in float32, and in the stack.
 _BYTES_PER_NUMBER = 8 + 4 + 4
 # What a unit holds for a row: before and after its activation, both with a gradient.

@@ -114,6 +114,51 @@ def test_best_epoch_is_restored():
     assert loss == pytest.approx(min(losses), rel=1e-5)
 
 
+class Weights(Callback):
+    """Record the weights after every step and at the end of every epoch."""
+
+    def on_train_begin(self, net, **kwargs):
+        self.steps, self.epochs = [flat_weights(net)], []
+
+    def on_batch_end(self, net, training, **kwargs):
+        if training:
+            self.steps.append(flat_weights(net))
+
+    def on_epoch_end(self, net, **kwargs):
+        self.epochs.append(flat_weights(net))
+
+
+def flat_weights(net):
+    return torch.cat([p.detach().flatten() for p in net.module_.parameters()])
+
+
+@pytest.mark.parametrize("valid", [True, False])
+def test_epochs_end_with_an_average_of_the_weights(valid):
+    weights = Weights()
+    net = make_net(valid, averaging=0.3, callbacks=[weights], lr=0.02).fit(RowDataset(line(200)))
+    average, averages = weights.steps[0], []
+    for n, step in enumerate(weights.steps[1:], 1):
+        share = 1 / (1 + 0.3 * n)
+        average = (1 - share) * average + share * step
+        averages.append(average)
+    assert len(averages) == 5 * 4
+    torch.testing.assert_close(torch.stack(weights.epochs), torch.stack(averages[3::4]))
+    assert (weights.epochs[0] - weights.steps[4]).abs().max() > 0.01
+    best = net.callbacks_[0][1].best_epoch_
+    kept = [weights.steps[0], *weights.epochs][best]  # epoch 0 is the start
+    assert torch.equal(flat_weights(net), kept)
+
+
+def test_training_goes_on_from_the_weights_themselves():
+    nets = [make_net(averaging=share).fit(RowDataset(line(200))) for share in (0.0, 0.5)]
+    train, valid = (
+        [[record[name] for record in net.history] for net in nets]
+        for name in ("train_loss", "valid_loss")
+    )
+    assert train[0] == train[1]
+    assert valid[0] != valid[1]
+
+
 def test_the_start_takes_part_in_early_stopping():
     net = make_net(max_epochs=30, lr=5.0, patience=3)
     rows = RowDataset(line(100, seed=1))
