@@ -444,7 +444,6 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
             weight = None if weight is None or not weight.any() else weight
             noise.append(np.average(variance.cpu().double().numpy(), 0, weight))
             if len(noise) == 1:
-                self._loc_range = loc.amin(0).cpu().numpy(), loc.amax(0).cpu().numpy()
                 kl = module.prior.kl(loc, log_scale, z)
                 self.kl_per_component_ = np.average(kl.cpu().double().numpy(), 0, weight)
         self.n_active_components_ = int(np.sum(self.kl_per_component_ > ACTIVE_KL))

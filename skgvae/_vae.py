@@ -10,7 +10,7 @@ from sklearn.utils import check_scalar
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ._base import INITS, BaseGaussianVAE, drop_unweighted
+from ._base import INITS, N_DESCRIBED, BaseGaussianVAE, drop_unweighted
 from ._random import draw_seeds
 from ._sklearn_callbacks import with_callbacks
 from ._start import factor_analysis, mixture_of_columns, mixture_of_factors
@@ -352,7 +352,7 @@ class GaussianVAE(BaseGaussianVAE):
             Nats, for a density in the units of X.
         """
         check_is_fitted(self)
-        # The posterior means of training rows; models stored without it have none.
+        # Models stored without it have none.
         loc_range = getattr(self, "_loc_range", None)
         if loc_range is not None:
             loc_range = tuple(map(torch.from_numpy, loc_range))
@@ -475,6 +475,14 @@ class GaussianVAE(BaseGaussianVAE):
                 model = compute_once(mixture_of_columns, X, **params)
             module.start_at_mixture(*map(torch.from_numpy, model))
             self._set_prior_components(module.prior.n_components)
+
+    @torch.no_grad()
+    def _describe(self, train):
+        super()._describe(train)
+        rows = train[0].subset(slice(None, N_DESCRIBED))
+        loc, _ = self.module_.encoder.loc_and_log_scale(rows.v1.to(self.device_))
+        # Where the posterior means of training rows lie: beyond, q is not to be trusted.
+        self._loc_range = loc.amin(0).cpu().numpy(), loc.amax(0).cpu().numpy()
 
     def _log_density(self, estimate, X):
         check_is_fitted(self)
