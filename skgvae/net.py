@@ -158,6 +158,8 @@ class _Average:
     """The exponential moving average of a stack's weights, which takes their place at times."""
 
     def __init__(self, stack, share):
+        if not share >= 0:
+            raise ValueError(f"averaging={share!r} must be 0 or positive.")
         self.tensors = [t for _, t in stack.named_tensors() if t.is_floating_point()]
         self.waiting = [t.detach().clone() for t in self.tensors]  # for their turn
         self.share, self.n_steps, self.is_in_place = share, 0, False
@@ -212,10 +214,10 @@ class GaussianVAENet(NeuralNet):
     n_valid_draws : int, default=1
         Draws of z for each validation row, the same in every epoch.
     averaging : float, default=0.05
-        Share of the steps so far over which the weights are averaged, exponentially [1]_. The
-        average is what is evaluated and kept after an epoch, training goes on from the weights
-        themselves. It finds what a falling learning rate would, before it falls. 0 keeps the
-        weights as they are.
+        Share r of the steps so far over which the weights are averaged, exponentially [1]_:
+        after step t the newest weights enter with a weight of 1 / (1 + r t). The average is what
+        is evaluated and kept after an epoch, training goes on from the weights themselves. It
+        finds what a falling learning rate would, before it falls. 0 keeps the weights as they are.
 
     References
     ----------

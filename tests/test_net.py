@@ -159,6 +159,12 @@ def test_training_goes_on_from_the_weights_themselves():
     assert valid[0] != valid[1]
 
 
+@pytest.mark.parametrize("share", [-1.0, math.nan])
+def test_a_negative_share_of_steps_is_refused(share):
+    with pytest.raises(ValueError, match=r"averaging=.* must be 0 or positive"):
+        make_net(averaging=share).fit(RowDataset(line(200)))
+
+
 def test_the_start_takes_part_in_early_stopping():
     net = make_net(max_epochs=30, lr=5.0, patience=3)
     rows = RowDataset(line(100, seed=1))
