@@ -35,7 +35,9 @@ INITS = ("factor_analysis", "random")
 
 MIN_NOISE = 0.01
 MIN_EPOCHS, MANY_EPOCHS = 10, 100
+VALIDATION_FRACTION = 0.1
 MIN_VALIDATION_ROWS = 3
+N_FOLDS = 5
 # Only these: decay would pull the linear paths, biases and noise away from the data.
 DECAYED = "*.hidden.*.weight"
 
@@ -92,6 +94,7 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
     _n_steps = 1000
     _n_rows_seen = 1_000_000
     _n_valid_points = 4096  # draws of all validation rows together
+    _patience = 0.5  # as a share of all epochs
 
     @abstractmethod
     def __init__(self):
@@ -113,8 +116,12 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
         """Return what is maximised, as parameters of the net's criterion."""
 
     @abstractmethod
-    def _start(self, module, rows):
-        """Set the initial weights, where they are not random."""
+    def _start(self, module, rows, like):
+        """Set the initial weights, where they are not random.
+
+        A module is of the same shape as the one that it is to be trained with; the first
+        is given itself.
+        """
 
     # Of estimators that have no such parameter.
     n_estimators = 1
@@ -153,12 +160,16 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
         rows = self._to_rows(X, target, weight, *labels)
         # Starts that compete see the same rows, members of an ensemble do not.
         splits = [self._split(rows, seed["split"]) for seed in seeds[::n_starts]]
-        train = [self._balance(train) for train, _ in splits for _ in range(n_starts)]
-        valid = [valid for _, valid in splits for _ in range(n_starts)]
-        self._resolve_training(len(train[0]), valid[0])
+        train = [self._balance(t) for split in splits for _ in range(n_starts) for t, _ in split]
+        valid = [v for split in splits for _ in range(n_starts) for _, v in split]
+        n_folds = len(splits[0]) - 1
+        # The models of one start differ in their rows alone.
+        seeds = [seed for seed in seeds for _ in splits[0]]
+        n_valid = 0 if valid[0] is None else len(valid[0])
+        self._resolve_training(len(train[0]), n_valid)
         modules = self.modules_ if continues else self._new_modules(train, seeds)
         self._train_seeds = [seed["train"] for seed in seeds]
-        self.net_ = self._make_net(modules).initialize()
+        self.net_ = self._make_net(modules, n_folds).initialize()
         self._train(train, valid, X, target, n_starts=n_starts)
         return self
 
@@ -167,13 +178,13 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
         if self.__sklearn_is_fitted__():
             self._check_continues(X, target)
             rows = self._balance(self._to_rows(X, target, weight, *labels))
-            self._resolve_training(len(rows), None)
+            self._resolve_training(len(rows), 0)
             self._update_net()
         else:
             seeds = self._draw_seeds(self._count_members())
             self._set_up(X, target, weight, seeds[0])
             rows = self._balance(self._to_rows(X, target, weight, *labels))
-            self._resolve_training(len(rows), None)
+            self._resolve_training(len(rows), 0)
             self._train_seeds = [seed["train"] for seed in seeds]
             modules = self._new_modules([rows] * len(seeds), seeds)
             self.net_ = self._make_net(modules).initialize()
@@ -273,12 +284,21 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
         return RowDataset(v1, v2, weight, *map(torch.from_numpy, labels))
 
     def _split(self, rows, seed):
-        """Return training rows and, for early stopping, validation rows."""
+        """Return training rows and, for early stopping, validation rows: of one model, or more.
+
+        Of several the first trains on all rows, and the others, in cross-validation, find the
+        epoch at which it is best; its own validation rows are not looked at.
+        """
         if not self.early_stopping or self.max_epochs == 0:
-            return rows, None
+            return [(rows, None)]
         order, n_valid = self._choose_held_out(rows, np.random.RandomState(seed))
+        if self._cross_validates(len(rows), n_valid):
+            parts = np.array_split(order, N_FOLDS)
+            rest = [np.concatenate(parts[:i] + parts[i + 1 :]) for i in range(N_FOLDS)]
+            train, valid = ([rows.subset(torch.from_numpy(p)) for p in ps] for ps in (rest, parts))
+            return [(rows, valid[0]), *zip(train, valid, strict=True)]
         if n_valid < MIN_VALIDATION_ROWS:
-            return rows, None
+            return [(rows, None)]
         n_train = len(rows) - n_valid
         if n_train < 2:
             raise ValueError(
@@ -286,7 +306,11 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
                 f"{len(rows)} rows for training; 2 are needed."
             )
         order = torch.from_numpy(order)
-        return rows.subset(order[n_valid:]), rows.subset(order[:n_valid])
+        return [(rows.subset(order[n_valid:]), rows.subset(order[:n_valid]))]
+
+    def _cross_validates(self, n_rows, n_valid):
+        """Return whether the epoch is chosen by cross-validation, not by so many held-out rows."""
+        return False
 
     def _balance(self, train):
         """Return the rows that an epoch passes over."""
@@ -294,10 +318,11 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
 
     def _choose_held_out(self, rows, rng):
         """Return the rows in random order, and how many of the first are held out."""
-        n_valid = int(np.ceil(self.validation_fraction * len(rows)))
-        return rng.permutation(len(rows)), n_valid
+        fraction = self.validation_fraction
+        fraction = VALIDATION_FRACTION if fraction == "auto" else fraction
+        return rng.permutation(len(rows)), int(np.ceil(fraction * len(rows)))
 
-    def _resolve_training(self, n_rows, valid):
+    def _resolve_training(self, n_rows, n_valid):
         """Choose what is "auto" from the number of rows."""
         batch_size = self.batch_size
         if batch_size == "auto":
@@ -309,15 +334,15 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
             max_epochs = max(MIN_EPOCHS, -(-self._n_steps // n_batches), enough)
         patience = self.patience
         if patience == "auto":
-            patience = max(10, max_epochs // 2)
+            patience = max(10, int(self._patience * max_epochs))
         self._training = {
             "batch_size": int(batch_size),
             "max_epochs": int(max_epochs),
-            "patience": None if valid is None else int(patience),
+            "patience": int(patience) if n_valid else None,
             "lr": self._learning_rate if self.lr == "auto" else float(self.lr),
             "criterion__kl_weight": float(self.kl_weight),
             "criterion__n_draws": int(self.n_train_draws),
-            "n_valid_draws": 1 if valid is None else self._choose_n_valid_draws(len(valid)),
+            "n_valid_draws": self._choose_n_valid_draws(n_valid) if n_valid else 1,
         }
 
     def _choose_n_valid_draws(self, n_valid):
@@ -343,13 +368,14 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
         with computing_once() if len(rows) > 1 else nullcontext():
             for part, seed in zip(rows, seeds, strict=True):
                 modules.append(self._make_module(torch.Generator().manual_seed(seed["weights"])))
-                self._start(modules[-1], part)
+                self._start(modules[-1], part, like=modules[0])
         return modules
 
-    def _make_net(self, modules):
+    def _make_net(self, modules, n_folds=0):
         params = {
             **self._training,
             **self._bound_params(),
+            "n_folds": n_folds,
             "device": self.device_,
             "seed": self._train_seeds,
             "verbose": int(self.verbose),
@@ -390,10 +416,11 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
                 self._run(train, epochs)
         finally:
             net.train_split, net.callbacks_ = None, callbacks  # a fitted model holds no data
-        kept = list(range(len(net.stack_)))
+        kept, n_alike = list(range(len(net.stack_))), 1 + net.n_folds
         known = self.history_ if epochs is not None and n_before else []
         if epochs is None:  # a single pass does not change which module transforms
-            kept = _choose_best(net.final_losses(), n_starts)
+            best = _choose_best(net.final_losses()[::n_alike], n_starts)
+            kept = [i * n_alike for i in best]  # without the models of its folds
         best = dict(callbacks).get("best_epoch")
         n_after, self.best_epoch_ = len(net.history), len(net.history)
         if best is not None:

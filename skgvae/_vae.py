@@ -1,7 +1,7 @@
 """GaussianVAE: transformer, density and generator."""
 
 from functools import partial
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from sklearn.utils import check_scalar
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from ._base import INITS, N_DESCRIBED, BaseGaussianVAE, drop_unweighted
+from ._base import INITS, N_DESCRIBED, N_FOLDS, BaseGaussianVAE, drop_unweighted
 from ._random import draw_seeds
 from ._sklearn_callbacks import with_callbacks
 from ._start import factor_analysis, mixture_of_columns, mixture_of_factors
@@ -20,6 +20,10 @@ from .objectives import elbo, importance_weighted_bound
 
 MAX_COMPONENTS = 32
 N_PRIOR_COMPONENTS = 8
+# Of fewer held-out rows the best epoch is a matter of chance.
+FEW_VALIDATION_ROWS = 50
+# What of a user's may not allow to train the models of several folds as one, in net_params.
+NOT_STACKED = {"module", "criterion", "iterator_train", "iterator_valid", "optimizer"}
 
 
 class GaussianVAE(BaseGaussianVAE):
@@ -96,12 +100,17 @@ class GaussianVAE(BaseGaussianVAE):
         Weight decay of AdamW on the weights of the hidden layers.
     early_stopping : bool, default=True
         Whether to hold out rows, keep the epoch (the start included) with the best bound on
-        them, and stop when it does not improve. Fewer than three such rows are not held out.
-    validation_fraction : float, default=0.1
-        Share of rows held out for early stopping.
+        them, and stop when it does not improve.
+    validation_fraction : float or "auto", default="auto"
+        Share of rows held out for early stopping; fewer than three rows are not held out.
+        "auto" is a tenth. From 10 rows to 490 it is five-fold cross-validation in its place: five
+        more models are trained in the same stack, each without a fifth of the rows, and the
+        model, which trains on all rows, keeps the epoch with the best bound on these fifths,
+        the average of the middle three. A fit that may be continued (``warm_start``), and one
+        with a module, criterion, optimizer or iterator of the user's, holds out a tenth.
     patience : int or "auto", default="auto"
-        Epochs without improvement after which training stops. "auto" is half of
-        ``max_epochs``, and 10 at least.
+        Epochs without improvement after which training stops. "auto" is ``max_epochs``: only
+        once the learning rate has fallen it is known what an epoch is worth.
     n_draws : int, default=256
         Draws of z in ``score_samples``, ``elbo`` and ``reconstruct``: scrambled Sobol points
         that are seeded in ``fit`` and shared by all rows, so that answers do not depend on
@@ -181,9 +190,11 @@ class GaussianVAE(BaseGaussianVAE):
 
     _learning_rate = 0.01
     _n_valid_points = 1024
+    _patience = 1.0  # the best epoch may come when the rate has fallen, after a bad start
     _parameter_constraints: dict = {
         **BaseGaussianVAE._parameter_constraints,
         "init": [StrOptions({*INITS, "auto", "mixture"})],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither"), StrOptions({"auto"})],
         "prior": [StrOptions({"standard", "mixture"})],
         "n_prior_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
     }
@@ -207,7 +218,7 @@ class GaussianVAE(BaseGaussianVAE):
         lr="auto",
         weight_decay=0.0,
         early_stopping=True,
-        validation_fraction=0.1,
+        validation_fraction="auto",
         patience="auto",
         n_draws=256,
         n_init=1,
@@ -426,6 +437,13 @@ class GaussianVAE(BaseGaussianVAE):
     def _choose_n_components(self, X, target):
         return min(X.shape[1], MAX_COMPONENTS, max(1, len(X) // 4))
 
+    def _cross_validates(self, n_rows, n_valid):
+        # Not in a fit that may be continued: all rows have been trained on.
+        if self.validation_fraction != "auto" or self.warm_start:
+            return False
+        own = {name.split("__")[0] for name in self.net_params or {}}
+        return n_rows >= 2 * N_FOLDS and n_valid < FEW_VALIDATION_ROWS and not own & NOT_STACKED
+
     def _bound_params(self):
         bound = elbo if self.n_train_draws == 1 else importance_weighted_bound
         return {"criterion__bound": bound}
@@ -450,7 +468,7 @@ class GaussianVAE(BaseGaussianVAE):
         prior = {"prior": self.prior, "n_prior_components": self.n_prior_components}
         return super()._get_structure() | prior
 
-    def _start(self, module, rows):
+    def _start(self, module, rows, like):
         X, weight = (a if a is None else a.numpy() for a in (rows.v1, rows.weight))
         isotropic = self.noise == "isotropic"
         init = self.init
@@ -461,13 +479,15 @@ class GaussianVAE(BaseGaussianVAE):
             module.start_at_factor_analysis(*map(torch.from_numpy, model))
         elif init == "mixture":
             floor = self.min_noise_**2
-            n = None if self.n_prior_components == "auto" else self.n_prior_components
+            n = self.n_prior_components
+            if n == "auto":
+                n = None if module is like else like.prior.n_components
             params = {
                 "floor": np.full_like(floor, floor.max()) if isotropic else floor,
                 "isotropic": isotropic,
                 "weight": weight,
                 "n_components": n,
-                "seed": self._draws_seed,  # the same for all starts: they must be of one shape
+                "seed": self._draws_seed,
             }
             if self.n_components_ < X.shape[1]:
                 model = compute_once(mixture_of_factors, X, self.n_components_, **params)

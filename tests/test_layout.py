@@ -253,5 +253,6 @@ def test_shared_parameters_are_described_alike():
             "vae_weight",
             "early_stopping",
             "validation_fraction",
+            "patience",
         ],
     )

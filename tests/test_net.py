@@ -1,11 +1,12 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from skorch.callbacks import Callback, Checkpoint, EpochScoring, LRScheduler
 from skorch.helper import predefined_split
 
-from skgvae.batches import RowDataset, TensorBatches
+from skgvae.batches import RowDataset, StackedRows, TensorBatches
 from skgvae.net import GaussianVAENet, one_cycle
 from skgvae.nn import GaussianVAEModule
 
@@ -270,3 +271,69 @@ def test_progress_bar_is_one_bar(capfd):
     assert "3/3" in err
     assert "valid_loss" in err
     assert err.count("\n") == 1
+
+
+class MemberWeights(Callback):
+    def on_epoch_begin(self, net, **kwargs):
+        self.kept = getattr(self, "kept", [member_weights(net)])
+
+    def on_epoch_end(self, net, **kwargs):
+        self.kept.append(member_weights(net))
+
+
+def member_weights(net):
+    flat = [p.detach().flatten(1) for p in net.stack_.stacked.parameters()]
+    return torch.cat(flat, 1)
+
+
+def test_modules_of_folds_choose_one_best_epoch():
+    rows = RowDataset(line(63))
+    parts = torch.arange(63).tensor_split(5)
+    train = [rows] + [rows.subset(torch.cat(parts[:i] + parts[i + 1 :])) for i in range(5)]
+    valid = [rows.subset(part) for part in (parts[0], *parts)]
+
+    def fit(n_folds):
+        weights = MemberWeights()
+        net = GaussianVAENet(
+            [
+                GaussianVAEModule(2, 1, generator=torch.Generator().manual_seed(i))
+                for i in range(2 * 6)
+            ],
+            seed=list(range(2 * 6)),
+            max_epochs=12,
+            batch_size=16,
+            lr=0.3,
+            n_valid_draws=4,
+            n_folds=n_folds,
+            callbacks=[weights],
+            train_split=predefined_split(StackedRows(valid * 2)),
+        )
+        return net.initialize(), weights
+
+    net, weights = fit(n_folds=0)
+    at_start = net.evaluate_members(StackedRows(valid * 2))["loss"]
+    net.partial_fit(StackedRows(train * 2))
+    own = np.array([at_start, *(r["modules"]["valid_loss"] for r in net.history)])
+    folds = np.sort(own.reshape(13, 2, 6)[..., 1:])[..., 1:-1].mean(-1)
+
+    judged, kept = fit(n_folds=5)
+    judged.partial_fit(StackedRows(train * 2))
+    best = judged.callbacks_[0][1].best_epochs_.reshape(2, 6)
+    assert np.array_equal(best, np.repeat(folds.argmin(0)[:, None], 6, 1))
+    own_best = own.argmin(0).reshape(2, 6)
+    assert np.any(best != own_best)  # else the test shows nothing
+    losses = np.array([r["modules"]["valid_loss"] for r in judged.history])
+    np.testing.assert_allclose(losses, np.repeat(folds[1:], 6, 1), rtol=1e-6)
+    torch.testing.assert_close(kept.kept, weights.kept)  # training is that without folds
+    for i in (0, 6):
+        expected = weights.kept[best[i // 6, 0]][i]
+        torch.testing.assert_close(member_weights(judged)[i], expected)
+
+
+def test_modules_that_are_kept_are_judged_by_their_own_rows():
+    modules = [GaussianVAEModule(2, 1) for _ in range(6)]
+    net = GaussianVAENet(modules, seed=[0] * 6, n_folds=5).initialize()
+    net.keep_modules([0])
+    rows = RowDataset(line(20))
+    alone = GaussianVAENet(net.module_, seed=[0]).initialize()
+    assert net.evaluate(rows) == alone.evaluate(rows)

@@ -26,6 +26,7 @@ from torch import nn
 
 from skgvae import GaussianVAE, PosteriorCollapseWarning
 from skgvae.nn import NOISE_MODELS, GaussianVAEModule
+from skgvae.objectives import elbo
 
 FAST = {"max_epochs": 5, "hidden_layer_sizes": (8,), "n_draws": 32, "random_state": 0}
 # The linear model: the start of training with the standard prior.
@@ -340,13 +341,14 @@ def test_one_heavy_row_keeps_training_sound(cancer):
     assert np.all(vae.noise_variance_ > 0)
 
 
-def test_weights_have_mean_one_in_each_part(cancer):
-    weight = np.ones(len(cancer))
+@pytest.mark.parametrize("n_rows", [569, 300])
+def test_weights_have_mean_one_in_each_part(cancer, n_rows):
+    X, weight = cancer[:n_rows], np.ones(n_rows)
     weight[:3] = 200
-    vae = GaussianVAE(2, lr=1e-9, max_epochs=1, random_state=0)
-    rows = vae.fit(cancer, sample_weight=weight)._to_rows(cancer, None, weight)
-    for part in vae._split(rows, 0):
-        assert part.weight.mean() == pytest.approx(1, rel=1e-5)
+    vae = GaussianVAE(2, lr=1e-9, max_epochs=1, random_state=0).fit(X, sample_weight=weight)
+    for parts in vae._split(vae._to_rows(X, None, weight / weight.mean()), 0):
+        for part in parts:
+            assert part.weight.mean() == pytest.approx(1, rel=1e-5)
 
 
 def test_weights_equal_repeated_rows_in_expectation(iris):
@@ -503,7 +505,7 @@ def test_a_failed_continuation_leaves_the_model_as_it_was(method, iris):
 
 
 def test_warm_start_continues(iris):
-    cold = GaussianVAE(2, **FAST).fit(iris)
+    cold = GaussianVAE(2, **FAST, validation_fraction=0.1).fit(iris)
     warm = GaussianVAE(2, **FAST, warm_start=True).fit(iris)
     first = warm.score(iris)
     assert first == cold.score(iris)
@@ -513,6 +515,63 @@ def test_warm_start_continues(iris):
     with pytest.raises(ValueError, match="warm_start=False"):
         warm.fit(iris[:, :3])
     assert warm.transform(iris).shape == (150, 2)
+
+
+# Few rows: the best epoch by cross-validation
+
+
+def curve(vae):
+    return [record["valid_loss"] for record in vae.history_]
+
+
+def test_of_few_rows_all_are_trained_on(iris):
+    vae = GaussianVAE(2, **FAST).fit(iris)
+    assert len(vae.modules_) == 1
+    parts = vae._split(vae._to_rows(iris, None, None), 0)
+    rows = [[set(map(tuple, p.v1.tolist())) for p in part] for part in parts]
+    everything = set(map(tuple, vae._to_rows(iris, None, None).v1.tolist()))
+    assert [len(p) for p, _ in parts] == [150] + [120] * 5
+    assert rows[0][0] == everything
+    assert set.union(*(valid for _, valid in rows[1:])) == everything
+    whole = GaussianVAE(2, **FAST, early_stopping=False).fit(iris)
+    losses = ([r["train_loss"] for r in v.history_] for v in (vae, whole))
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    assert curve(vae) != curve(clone(vae).set_params(validation_fraction=0.2).fit(iris))
+
+
+@pytest.mark.parametrize(("n_rows", "folds"), [(9, False), (10, True), (490, True), (491, False)])
+def test_number_of_rows_from_which_one_part_is_held_out(cancer, n_rows, folds):
+    X, settings = cancer[:n_rows, :3], {**FAST, "max_epochs": 2}
+    auto = GaussianVAE(2, **settings).fit(X)
+    tenth = GaussianVAE(2, **settings, validation_fraction=0.1).fit(X)
+    assert (auto.score(X) == tenth.score(X)) != folds
+    # A tenth of 9 rows is one row, too few to judge by; its fifths would be two rows or one.
+    assert ("valid_loss" in auto.history_[0]) == (n_rows >= 10)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"warm_start": True},
+        {"net_params": {"module": GaussianVAEModule}},
+        {"net_params": {"optimizer": torch.optim.Adam}},
+        {"net_params": {"criterion__bound": elbo}},
+    ],
+    ids=["warm start", "module", "optimizer", "criterion"],
+)
+def test_what_cannot_be_cross_validated_holds_out_a_tenth(params, iris):
+    auto = GaussianVAE(2, **FAST, **params).fit(iris)
+    assert curve(auto) == curve(clone(auto).set_params(validation_fraction=0.1).fit(iris))
+
+
+def test_starts_are_compared_by_cross_validation(iris):
+    params = {**FAST, "init": "random", "max_epochs": 20}
+    several = GaussianVAE(2, n_init=3, **params).fit(iris)
+    assert len(several.modules_) == 1
+    assert min(curve(several)) <= min(curve(GaussianVAE(2, **params).fit(iris))) + 1e-6
+    again = pickle.loads(pickle.dumps(several))
+    assert again.score(iris) == several.score(iris)
+    assert again.partial_fit(iris).n_epochs_ == several.n_epochs_ + 1
 
 
 # scikit-learn's tools
