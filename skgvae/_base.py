@@ -18,7 +18,7 @@ from ._latent_space import LatentSpaceMixin
 from ._random import draw_seeds
 from ._scaling import FARTHEST, Standardizer, grid_noise
 from ._sklearn_callbacks import CallbackSupportMixin, SklearnCallbacks
-from ._together import computing_once, train_among_others
+from ._together import computing_once, of_one_shape, train_among_others
 from .batches import RowDataset, StackedRows
 from .net import GaussianVAENet
 from .nn import MAX_SCALE, NOISE_MODELS, GaussianVAEModule
@@ -119,8 +119,8 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
     def _start(self, module, rows, like):
         """Set the initial weights, where they are not random.
 
-        A module is of the same shape as the one that it is to be trained with; the first
-        is given itself.
+        ``like`` is the first of the modules that are to be trained together: what is chosen from
+        the rows is chosen for that one.
         """
 
     # Of estimators that have no such parameter.
@@ -369,7 +369,7 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
             for part, seed in zip(rows, seeds, strict=True):
                 modules.append(self._make_module(torch.Generator().manual_seed(seed["weights"])))
                 self._start(modules[-1], part, like=modules[0])
-        return modules
+        return of_one_shape(modules)
 
     def _make_net(self, modules, n_folds=0):
         params = {

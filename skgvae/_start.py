@@ -9,9 +9,13 @@ from sklearn.mixture import GaussianMixture
 from sklearn.utils import gen_batches
 
 MAX_MIXTURE_ROWS = 5_000
-MAX_MIXTURE_COMPONENTS = 16
-MIN_ROWS_PER_COMPONENT = 5  # on average: of fewer rows BIC would make a component each
-MAX_WORSE = 2  # of the numbers of components tried beyond the best
+# Numbers of components that are tried, for so many beyond the best.
+NUMBERS_OF_COMPONENTS = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64
+MAX_WORSE = 2
+# On average: of fewer than 5 BIC would make a component each, of fewer than twice the columns
+# a covariance is uncertain.
+MIN_ROWS_PER_COMPONENT = 5
+MIN_ROWS_PER_COLUMN = 2
 # Largest share of the decoder's noise in the average covariance of the components. The bound
 # is the nearer to the log-likelihood, the smaller it is; training goes the better, the larger.
 NOISE_SHARE = 0.5
@@ -98,7 +102,8 @@ def gaussian_mixture(X, floor, n_components=None, weight=None, seed=0):
     floor : ndarray of shape (n_features,)
         Noise variance that every component contains.
     n_components : int, optional
-        Number of components; None tries up to 16, but no more than one for five rows.
+        Number of components; None tries up to 64, but no more than one for five rows, and for
+        twice as many rows as columns.
     weight : ndarray of shape (n_samples,), optional
         Row weights: the sample has rows in proportion to them.
     seed : int
@@ -112,18 +117,18 @@ def gaussian_mixture(X, floor, n_components=None, weight=None, seed=0):
     """
     X = _sample(X, weight).astype(np.float64)
     if n_components is None:
-        most = min(MAX_MIXTURE_COMPONENTS, max(1, len(X) // MIN_ROWS_PER_COMPONENT))
-        numbers = range(1, most + 1)
+        n_rows = max(MIN_ROWS_PER_COMPONENT, MIN_ROWS_PER_COLUMN * X.shape[1])
+        numbers = [n for n in NUMBERS_OF_COMPONENTS if n == 1 or n * n_rows <= len(X)]
     else:
         numbers = [min(n_components, len(X))]
     fits = []
     for covariance_type in ("full", "tied", "diag"):
-        best, n_best = np.inf, numbers[0]
+        best, n_worse = np.inf, 0
         for n in numbers:
             fits.append(_fit_mixture(X, n, covariance_type, floor, seed))
-            if fits[-1][0] < best:
-                best, n_best = fits[-1][0], n
-            elif n - n_best >= MAX_WORSE:
+            n_worse = n_worse + 1 if fits[-1][0] >= best else 0
+            best = min(best, fits[-1][0])
+            if n_worse == MAX_WORSE:
                 break
     return min(fits, key=lambda fit: fit[0])[1:]
 

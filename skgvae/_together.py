@@ -261,7 +261,7 @@ def _train_alike(trainings):
 def _train_as_one(trainings):
     first = trainings[0].net
     params = first.get_params(deep=False)
-    params["module"] = _of_one_shape([m for t in trainings for m in t.net.stack_.members])
+    params["module"] = of_one_shape([m for t in trainings for m in t.net.stack_.members])
     params["seed"] = [seed for training in trainings for seed in training.net.seed]
     for name in trainings[0].own_params:
         if hasattr(first, name):
@@ -281,7 +281,7 @@ def _train_as_one(trainings):
         start = part.stop
 
 
-def _of_one_shape(modules):
+def of_one_shape(modules):
     """Return the modules, with prior components of weight zero where others have more."""
     if type(modules[0].prior) is not MixturePrior:
         return modules

@@ -79,9 +79,10 @@ class GaussianVAE(BaseGaussianVAE):
         p(z): N(0, I), or a mixture of Gaussians with full covariances that is learned with
         the rest. Unless it starts at a mixture it starts near N(0, I).
     n_prior_components : int or "auto", default="auto"
-        Gaussians in the mixture prior. "auto" lets the start at a mixture choose 1 to 16 by
-        the Bayesian information criterion, one for five rows at most; with another start it
-        is 8. That start takes no more than there are rows.
+        Gaussians in the mixture prior. "auto" lets the start at a mixture choose 1 to 64 by
+        the Bayesian information criterion, at most one for five rows and for twice as many
+        rows as there are columns; with another start it is 8. That start takes no more than
+        there are rows.
     n_train_draws : int, default=4
         Draws of z in the training bound. One is the evidence lower bound, more the
         importance-weighted bound [3]_, which is nearer to the log-likelihood.
@@ -494,7 +495,8 @@ class GaussianVAE(BaseGaussianVAE):
             else:
                 model = compute_once(mixture_of_columns, X, **params)
             module.start_at_mixture(*map(torch.from_numpy, model))
-            self._set_prior_components(module.prior.n_components)
+            if module is like:
+                self._set_prior_components(module.prior.n_components)
 
     @torch.no_grad()
     def _describe(self, train):

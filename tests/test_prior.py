@@ -272,6 +272,17 @@ def test_start_scores_like_gaussian_mixture_row_by_row(noise, blobs):
     assert vae.elbo(blobs).mean() > expected.mean() - 1.5
 
 
+def test_number_of_prior_components_is_limited_by_rows_and_columns():
+    X, _ = make_blobs(1200, 2, centers=40, cluster_std=0.02, random_state=0)
+    assert 16 < GaussianVAE(max_epochs=0, random_state=0).fit(X).n_prior_components_ <= 64
+    X, _ = make_blobs(90, 10, centers=6, cluster_std=0.05, random_state=0)
+    numbers = [
+        GaussianVAE(n_prior_components=n, max_epochs=0, random_state=0).fit(X).n_prior_components_
+        for n in ("auto", 6)
+    ]
+    assert numbers == [4, 6]  # one for 20 rows; asked for, as many as there are
+
+
 def test_several_starts_share_the_classical_model(blobs, monkeypatch):
     calls, own = [], _vae.mixture_of_columns
 

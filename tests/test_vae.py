@@ -564,6 +564,13 @@ def test_what_cannot_be_cross_validated_holds_out_a_tenth(params, iris):
     assert curve(auto) == curve(clone(auto).set_params(validation_fraction=0.1).fit(iris))
 
 
+def test_prior_with_more_components_than_a_fold_has_rows(iris):
+    vae = GaussianVAE(2, n_prior_components=140, **FAST).fit(iris)
+    assert vae.n_prior_components_ == vae.module_.prior.n_components == 140
+    again = pickle.loads(pickle.dumps(vae))
+    assert again.score(iris) == vae.score(iris)
+
+
 def test_starts_are_compared_by_cross_validation(iris):
     params = {**FAST, "init": "random", "max_epochs": 20}
     several = GaussianVAE(2, n_init=3, **params).fit(iris)
