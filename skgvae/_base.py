@@ -375,7 +375,6 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
         params = {
             **self._training,
             **self._bound_params(),
-            "n_folds": n_folds,
             "device": self.device_,
             "seed": self._train_seeds,
             "verbose": int(self.verbose),
@@ -387,7 +386,7 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
             decay = {"weight_decay": float(self.weight_decay)}
             params["optimizer__param_groups"] = [(DECAYED, decay)] if self.weight_decay else []
         custom = {k: v for k, v in custom.items() if k.split("__")[0] != "module"}
-        return GaussianVAENet(list(modules), **{**params, **custom})
+        return GaussianVAENet(list(modules), **{**params, **custom, "n_folds": n_folds})
 
     def _update_net(self):
         """Give parameters that were changed after fitting to the net, for partial_fit."""

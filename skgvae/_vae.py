@@ -22,8 +22,6 @@ MAX_COMPONENTS = 32
 N_PRIOR_COMPONENTS = 8
 # Of fewer held-out rows the best epoch is a matter of chance.
 FEW_VALIDATION_ROWS = 50
-# What of a user's may not allow to train the models of several folds as one, in net_params.
-NOT_STACKED = {"module", "criterion", "iterator_train", "iterator_valid", "optimizer"}
 
 
 class GaussianVAE(BaseGaussianVAE):
@@ -81,8 +79,8 @@ class GaussianVAE(BaseGaussianVAE):
     n_prior_components : int or "auto", default="auto"
         Gaussians in the mixture prior. "auto" lets the start at a mixture choose 1 to 64 by
         the Bayesian information criterion, at most one for five rows and for twice as many
-        rows as there are columns; with another start it is 8. That start takes no more than
-        there are rows.
+        rows as there are columns, or factors of them; with another start it is 8. That start
+        takes no more than there are rows.
     n_train_draws : int, default=4
         Draws of z in the training bound. One is the evidence lower bound, more the
         importance-weighted bound [3]_, which is nearer to the log-likelihood.
@@ -100,15 +98,15 @@ class GaussianVAE(BaseGaussianVAE):
     weight_decay : float, default=0.0
         Weight decay of AdamW on the weights of the hidden layers.
     early_stopping : bool, default=True
-        Whether to hold out rows, keep the epoch (the start included) with the best bound on
-        them, and stop when it does not improve.
+        Whether to judge each epoch by rows that were not trained on, keep the best (the start
+        included), and stop when there is no better one for long.
     validation_fraction : float or "auto", default="auto"
         Share of rows held out for early stopping; fewer than three rows are not held out.
         "auto" is a tenth. From 10 rows to 490 it is five-fold cross-validation in its place: five
         more models are trained in the same stack, each without a fifth of the rows, and the
         model, which trains on all rows, keeps the epoch with the best bound on these fifths,
-        the average of the middle three. A fit that may be continued (``warm_start``), and one
-        with a module, criterion, optimizer or iterator of the user's, holds out a tenth.
+        the average of the middle three. A tenth it is with ``net_params``, with batches of one
+        row, and with ``warm_start``, which has to be set before the first fit.
     patience : int or "auto", default="auto"
         Epochs without improvement after which training stops. "auto" is ``max_epochs``: only
         once the learning rate has fallen it is known what an epoch is worth.
@@ -144,7 +142,8 @@ class GaussianVAE(BaseGaussianVAE):
         Epochs trained, and the epoch whose weights are kept (0: the start).
     history_ : list of dict
         For each epoch: loss, reconstruction and KL, of training and validation rows, in
-        nats a row, in standardised units.
+        nats a row, in standardised units. In cross-validation those of validation rows are
+        averages over the models of the folds.
     kl_per_component_ : ndarray of shape (n_components_,)
         Average KL divergence of each component, in nats: the information that it carries.
         With a mixture prior: beyond what the components before it tell.
@@ -439,11 +438,12 @@ class GaussianVAE(BaseGaussianVAE):
         return min(X.shape[1], MAX_COMPONENTS, max(1, len(X) // 4))
 
     def _cross_validates(self, n_rows, n_valid):
-        # Not in a fit that may be continued: all rows have been trained on.
-        if self.validation_fraction != "auto" or self.warm_start:
+        if self.validation_fraction != "auto" or n_valid >= FEW_VALIDATION_ROWS:
             return False
-        own = {name.split("__")[0] for name in self.net_params or {}}
-        return n_rows >= 2 * N_FOLDS and n_valid < FEW_VALIDATION_ROWS and not own & NOT_STACKED
+        # A continued fit would be judged by rows that it was trained on. What net_params brings
+        # may not allow for several models; batches of one row none for the smaller ones.
+        as_one = not self.warm_start and not self.net_params and self.batch_size != 1
+        return as_one and n_rows >= 2 * N_FOLDS
 
     def _bound_params(self):
         bound = elbo if self.n_train_draws == 1 else importance_weighted_bound

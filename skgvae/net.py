@@ -90,6 +90,8 @@ class BestEpoch(Callback):
         epoch, terms = len(net.history), net.member_terms_
         self.last_epochs_[self.in_training_] = epoch
         finite = self._are_finite(net, terms) | ~self.in_training_
+        groups = finite.reshape(-1, 1 + net.n_folds)  # one best epoch: all go on, or none
+        finite = np.repeat(groups.all(1), 1 + net.n_folds)
         lost = self.in_training_ & ~finite
         if lost.any():
             of_several = f" for {lost.sum()} of {len(lost)} modules" if len(lost) > 1 else ""
@@ -517,12 +519,10 @@ class GaussianVAENet(NeuralNet):
         n_rows = np.expand_dims(n_rows, 1)  # (batches, 1, modules or 1)
         means = np.full((terms.shape[1], len(self.stack_.all_members)), math.nan)
         means[:, self.in_stack_] = (terms * n_rows).sum(0) / n_rows.sum(0)
+        names = step["terms"]._fields
         if self.n_folds and not training:
-            of_folds = means.reshape(len(means), -1, 1 + self.n_folds)
-            # Without the two at the ends: one row far from all others can ruin a fold's.
-            folds, n_cut = np.sort(of_folds[..., 1:]), self.n_folds // 5
-            of_folds[:] = folds[..., n_cut : self.n_folds - n_cut].mean(-1, keepdims=True)
-        return dict(zip(step["terms"]._fields, means, strict=True))
+            _judge_by_folds(means, means[names.index("loss")], self.n_folds)
+        return dict(zip(names, means, strict=True))
 
     def _record_batch(self, batch, training, step):
         # skorch's own batch record, for callbacks that need it.
@@ -613,6 +613,17 @@ class GaussianVAENet(NeuralNet):
         seeds = self.seed if isinstance(self.seed, (list, tuple)) else [self.seed]
         seeds = [seeds[i] + offset for i in self.in_stack_]
         return [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
+
+
+def _judge_by_folds(means, loss, n_folds):
+    """Give all modules of a group the means of its folds; not finite stays not finite."""
+    lost = ~np.isfinite(loss)
+    of_folds = means.reshape(len(means), -1, 1 + n_folds)[..., 1:]
+    # Without those at the ends: one row far from all others can ruin a fold's.
+    n_cut = n_folds // 5
+    middle = np.argsort(loss.reshape(-1, 1 + n_folds)[:, 1:])[:, n_cut : n_folds - n_cut]
+    judged = np.take_along_axis(of_folds, middle[None], -1).mean(-1)
+    means[:] = np.where(lost, math.nan, np.repeat(judged, 1 + n_folds, -1))
 
 
 def _of_first(batch):

@@ -286,48 +286,61 @@ def member_weights(net):
     return torch.cat(flat, 1)
 
 
-def test_modules_of_folds_choose_one_best_epoch():
-    rows = RowDataset(line(63))
-    parts = torch.arange(63).tensor_split(5)
+def fit_folds(n_folds, *callbacks):
+    """Train two groups of six; return the net, and its losses with those of the start."""
+    rows, parts = RowDataset(line(63)), torch.arange(63).tensor_split(5)
     train = [rows] + [rows.subset(torch.cat(parts[:i] + parts[i + 1 :])) for i in range(5)]
-    valid = [rows.subset(part) for part in (parts[0], *parts)]
-
-    def fit(n_folds):
-        weights = MemberWeights()
-        net = GaussianVAENet(
-            [
-                GaussianVAEModule(2, 1, generator=torch.Generator().manual_seed(i))
-                for i in range(2 * 6)
-            ],
-            seed=list(range(2 * 6)),
-            max_epochs=12,
-            batch_size=16,
-            lr=0.3,
-            n_valid_draws=4,
-            n_folds=n_folds,
-            callbacks=[weights],
-            train_split=predefined_split(StackedRows(valid * 2)),
-        )
-        return net.initialize(), weights
-
-    net, weights = fit(n_folds=0)
-    at_start = net.evaluate_members(StackedRows(valid * 2))["loss"]
+    valid = StackedRows([rows.subset(part) for part in (parts[0], *parts)] * 2)
+    generators = [torch.Generator().manual_seed(i) for i in range(2 * 6)]
+    net = GaussianVAENet(
+        [GaussianVAEModule(2, 1, generator=generator) for generator in generators],
+        seed=list(range(2 * 6)),
+        max_epochs=12,
+        batch_size=16,
+        lr=0.3,
+        n_valid_draws=4,
+        n_folds=n_folds,
+        callbacks=list(callbacks),
+        train_split=predefined_split(valid),
+    ).initialize()
+    at_start = net.evaluate_members(valid)["loss"]
     net.partial_fit(StackedRows(train * 2))
-    own = np.array([at_start, *(r["modules"]["valid_loss"] for r in net.history)])
-    folds = np.sort(own.reshape(13, 2, 6)[..., 1:])[..., 1:-1].mean(-1)
+    return net, np.array([at_start, *(r["modules"]["valid_loss"] for r in net.history)])
 
-    judged, kept = fit(n_folds=5)
-    judged.partial_fit(StackedRows(train * 2))
-    best = judged.callbacks_[0][1].best_epochs_.reshape(2, 6)
-    assert np.array_equal(best, np.repeat(folds.argmin(0)[:, None], 6, 1))
-    own_best = own.argmin(0).reshape(2, 6)
-    assert np.any(best != own_best)  # else the test shows nothing
-    losses = np.array([r["modules"]["valid_loss"] for r in judged.history])
-    np.testing.assert_allclose(losses, np.repeat(folds[1:], 6, 1), rtol=1e-6)
+
+def test_modules_of_folds_choose_one_best_epoch():
+    weights, kept = MemberWeights(), MemberWeights()
+    _, own = fit_folds(0, weights)
+    folds = np.sort(own.reshape(13, 2, 6)[..., 1:])[..., 1:-1].mean(-1)
+    net, losses = fit_folds(5, kept)
+    np.testing.assert_allclose(losses, np.repeat(folds, 6, 1), rtol=1e-6)
+    best = net.callbacks_[0][1].best_epochs_
+    assert np.array_equal(best, np.repeat(folds.argmin(0), 6))
+    assert np.any(best != own.argmin(0))  # else the test shows nothing
     torch.testing.assert_close(kept.kept, weights.kept)  # training is that without folds
     for i in (0, 6):
-        expected = weights.kept[best[i // 6, 0]][i]
-        torch.testing.assert_close(member_weights(judged)[i], expected)
+        torch.testing.assert_close(member_weights(net)[i], weights.kept[best[i]][i])
+
+
+class Spoil(Callback):
+    def __init__(self, member):
+        self.member = member
+
+    def on_grad_computed(self, net, **kwargs):
+        if len(net.history) == 4:
+            for parameter in net.stack_.stacked.parameters():
+                parameter.grad[self.member] = math.nan
+
+
+@pytest.mark.parametrize("member", [0, 3])
+def test_of_a_group_all_end_where_one_is_lost(member):
+    _, losses = fit_folds(5)
+    with pytest.warns(RuntimeWarning, match="for 6 of 12 modules"):
+        net, _ = fit_folds(5, Spoil(member))
+    best = net.callbacks_[0][1]
+    assert best.best_epochs_[0] == losses[:4, 0].argmin()
+    assert np.array_equal(best.last_epochs_, [4] * 6 + [12] * 6)
+    assert member_weights(net).isfinite().all()
 
 
 def test_modules_that_are_kept_are_judged_by_their_own_rows():

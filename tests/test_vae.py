@@ -25,8 +25,8 @@ from skorch.callbacks import Callback, EarlyStopping, EpochScoring
 from torch import nn
 
 from skgvae import GaussianVAE, PosteriorCollapseWarning
+from skgvae.batches import RowDataset
 from skgvae.nn import NOISE_MODELS, GaussianVAEModule
-from skgvae.objectives import elbo
 
 FAST = {"max_epochs": 5, "hidden_layer_sizes": (8,), "n_draws": 32, "random_state": 0}
 # The linear model: the start of training with the standard prior.
@@ -549,18 +549,23 @@ def test_number_of_rows_from_which_one_part_is_held_out(cancer, n_rows, folds):
     assert ("valid_loss" in auto.history_[0]) == (n_rows >= 10)
 
 
+def evaluate_first(net, dataset, y):
+    return net.evaluate(RowDataset(torch.zeros(5, 4)))["loss"]
+
+
 @pytest.mark.parametrize(
     "params",
     [
         {"warm_start": True},
+        {"batch_size": 1, "max_epochs": 2},
         {"net_params": {"module": GaussianVAEModule}},
-        {"net_params": {"optimizer": torch.optim.Adam}},
-        {"net_params": {"criterion__bound": elbo}},
+        {"net_params": {"callbacks": [("score", EpochScoring(evaluate_first))]}},
     ],
-    ids=["warm start", "module", "optimizer", "criterion"],
+    ids=["warm start", "batch size", "module", "callback"],
 )
 def test_what_cannot_be_cross_validated_holds_out_a_tenth(params, iris):
-    auto = GaussianVAE(2, **FAST, **params).fit(iris)
+    auto = GaussianVAE(2, **{**FAST, **params}).fit(iris)
+    assert auto.best_epoch_ > 0
     assert curve(auto) == curve(clone(auto).set_params(validation_fraction=0.1).fit(iris))
 
 
@@ -569,6 +574,12 @@ def test_prior_with_more_components_than_a_fold_has_rows(iris):
     assert vae.n_prior_components_ == vae.module_.prior.n_components == 140
     again = pickle.loads(pickle.dumps(vae))
     assert again.score(iris) == vae.score(iris)
+
+
+def test_validation_loss_is_the_sum_of_its_parts(iris):
+    for record in GaussianVAE(2, kl_weight=0.3, n_train_draws=1, **FAST).fit(iris).history_:
+        expected = record["valid_reconstruction"] + 0.3 * record["valid_kl"]
+        assert record["valid_loss"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_starts_are_compared_by_cross_validation(iris):
