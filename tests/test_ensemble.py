@@ -44,11 +44,14 @@ def alone(model, i, X, y):
 def test_n_init_keeps_the_start_with_the_best_bound(iris):
     vae = GaussianVAE(2, init="random", n_init=4, random_state=0, **FAST).fit(iris)
     assert len(vae.modules_) == 1
-    starts = [record["modules"]["valid_loss"] for record in vae.net_.history]
-    assert np.shape(starts) == (4, 4)
+    # Each with five more, those of its folds, that share its loss.
+    losses = np.array([record["modules"]["valid_loss"] for record in vae.net_.history])
+    assert losses.shape == (4, 4 * 6)
+    starts = losses[:, ::6]
+    assert np.array_equal(losses, np.repeat(starts, 6, 1))
     own = [record["valid_loss"] for record in vae.history_]
     best = np.argmin(np.min(starts, 0))
-    assert own == [losses[best] for losses in starts]
+    assert own == starts[:, best].tolist()
     assert vae.best_epoch_ == np.argmin(own) + 1
     assert len(set(starts[-1])) == 4
 
