@@ -9,6 +9,7 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.model_selection import KFold
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight
 from skorch.helper import predefined_split
@@ -293,10 +294,11 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
             return [(rows, None)]
         order, n_valid = self._choose_held_out(rows, np.random.RandomState(seed))
         if self._cross_validates(len(rows), n_valid):
-            parts = np.array_split(order, N_FOLDS)
-            rest = [np.concatenate(parts[:i] + parts[i + 1 :]) for i in range(N_FOLDS)]
-            train, valid = ([rows.subset(torch.from_numpy(p)) for p in ps] for ps in (rest, parts))
-            return [(rows, valid[0]), *zip(train, valid, strict=True)]
+            parts = [
+                tuple(rows.subset(torch.from_numpy(order[part])) for part in fold)
+                for fold in KFold(N_FOLDS).split(order)
+            ]
+            return [(rows, parts[0][1]), *parts]
         if n_valid < MIN_VALIDATION_ROWS:
             return [(rows, None)]
         n_train = len(rows) - n_valid

@@ -477,8 +477,9 @@ def fitted_models(grid, X, model):
     return models
 
 
-def test_a_model_does_not_depend_on_its_companions(iris, stacks):
-    params = {**FAST, "max_epochs": 30, "patience": 3, "lr": 0.01}
+@pytest.mark.parametrize(("fraction", "lr"), [(0.1, 0.02), ("auto", 0.01)])
+def test_a_model_does_not_depend_on_its_companions(fraction, lr, iris, stacks):
+    params = {**FAST, "max_epochs": 30, "patience": 3, "lr": lr, "validation_fraction": fraction}
     many = fitted_models({"kl_weight": [0.1, 0.5, 1.0, 3.0]}, iris, GaussianVAE(2, **params))
     few = fitted_models({"kl_weight": [0.5, 1.0]}, iris, GaussianVAE(2, **params))
     assert stacks == [12, 6]
@@ -520,8 +521,9 @@ def test_a_model_holds_nothing_of_the_others(iris, stacks):
 
 def test_calls_that_train_several_nets_one_after_the_other(iris, stacks):
     def call(seed):
-        first = GaussianVAE(2, **{**FAST, "random_state": seed}).fit(iris)
-        second = GaussianVAE(2, **{**FAST, "random_state": seed}).fit(first.transform(iris))
+        params = {**FAST, "validation_fraction": 0.1, "random_state": seed}
+        first = GaussianVAE(2, **params).fit(iris)
+        second = GaussianVAE(1, **params).fit(first.transform(iris))
         return second.score(first.transform(iris))
 
     together = _together.run_together([(lambda seed=seed: call(seed)) for seed in range(3)])

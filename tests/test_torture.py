@@ -207,7 +207,7 @@ def test_rows_far_outside_the_training_rows(kind, value, dtype):
     X, y = rng.standard_normal((40, 3)), np.arange(40) % 2
     far = X[:3].astype(dtype)
     far[1, 1] = value
-    model = kind(**FAST, random_state=0).fit(X, y)
+    model = kind(**FAST, validation_fraction=0.1, random_state=0).fit(X, y)
     known = model.transform(X)
     for name, answer in answers(model, far, y):
         assert np.isfinite(answer).all(), name
@@ -218,7 +218,7 @@ def test_rows_far_outside_the_training_rows(kind, value, dtype):
     else:
         model.partial_fit(far, y[:3])
         assert np.isfinite(model.transform(X)).all()
-        assert model.n_epochs_ == 2  # not refused; its gradient may be too large for a step
+        assert np.any(model.transform(X) != known)
 
 
 def test_targets_too_far_from_the_first_ones_are_named():
