@@ -95,7 +95,8 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
     _n_steps = 1000
     _n_rows_seen = 1_000_000
     _n_valid_points = 4096  # draws of all validation rows together
-    _patience = 0.5  # as a share of all epochs
+    _patience = 0.5  # as a share of all epochs; None waits to the end
+    _n_cycles = 1  # of the learning rate, at most
 
     @abstractmethod
     def __init__(self):
@@ -330,17 +331,19 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
         if batch_size == "auto":
             batch_size = int(np.clip(n_rows // 16, 16, 512))
         n_batches = -(-n_rows // batch_size)
-        max_epochs = self.max_epochs
+        max_epochs, patience, n_cycles = self.max_epochs, self.patience, 1
+        if max_epochs == patience == "auto" and n_valid:
+            n_cycles = self._n_cycles
         if max_epochs == "auto":
             enough = min(MANY_EPOCHS, self._n_rows_seen // n_rows)
             max_epochs = max(MIN_EPOCHS, -(-self._n_steps // n_batches), enough)
-        patience = self.patience
-        if patience == "auto":
+        if patience == "auto" and self._patience is not None:
             patience = max(10, int(self._patience * max_epochs))
         self._training = {
             "batch_size": int(batch_size),
             "max_epochs": int(max_epochs),
-            "patience": int(patience) if n_valid else None,
+            "patience": None if patience == "auto" or not n_valid else int(patience),
+            "n_cycles": n_cycles,
             "lr": self._learning_rate if self.lr == "auto" else float(self.lr),
             "criterion__kl_weight": float(self.kl_weight),
             "criterion__n_draws": int(self.n_train_draws),

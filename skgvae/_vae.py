@@ -88,8 +88,9 @@ class GaussianVAE(BaseGaussianVAE):
         Whether to standardise the columns; else noise is in the units of X.
     max_epochs : int or "auto", default="auto"
         Passes over the training rows. "auto" takes 100; more where these are less than 1000
-        steps; fewer, but 10 at least, where they would see more than a million rows. 0 keeps
-        the start.
+        steps; fewer, but 10 at least, where they would see more than a million rows. Where
+        early stopping finds the best epoch in their last tenth, a second cycle of the learning
+        rate, twice as long, goes on from there (not if ``patience`` is set). 0 keeps the start.
     batch_size : int or "auto", default="auto"
         Rows in a step. "auto" is a sixteenth of the rows, between 16 and 512.
     lr : float or "auto", default="auto"
@@ -108,7 +109,7 @@ class GaussianVAE(BaseGaussianVAE):
         the average of the middle three. A tenth it is with ``net_params``, with batches of one
         row, and with ``warm_start``, which has to be set before the first fit.
     patience : int or "auto", default="auto"
-        Epochs without improvement after which training stops. "auto" is ``max_epochs``: only
+        Epochs without improvement after which training stops. "auto" waits to the end: only
         once the learning rate has fallen it is known what an epoch is worth.
     n_draws : int, default=256
         Draws of z in ``score_samples``, ``elbo`` and ``reconstruct``: scrambled Sobol points
@@ -190,7 +191,8 @@ class GaussianVAE(BaseGaussianVAE):
 
     _learning_rate = 0.01
     _n_valid_points = 1024
-    _patience = 1.0  # the best epoch may come when the rate has fallen, after a bad start
+    _patience = None  # the best epoch may come when the rate has fallen, after a bad start
+    _n_cycles = 2
     _parameter_constraints: dict = {
         **BaseGaussianVAE._parameter_constraints,
         "init": [StrOptions({*INITS, "auto", "mixture"})],

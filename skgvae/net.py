@@ -24,6 +24,7 @@ from .stack import ModuleStack
 __all__ = ["BestEpoch", "GaussianVAENet", "ProgressBar", "one_cycle"]
 
 _SHARED_NOISE_RATE = 0.1  # at the full learning rate
+_LAST_EPOCHS = 0.1  # share of a cycle of the rate
 _PARALLEL_WORK = 2**29  # multiplications in a step from which threads share it
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
@@ -117,6 +118,21 @@ class BestEpoch(Callback):
         if not net.stop_training_:
             net.drop_members(self.in_training_)
 
+    def go_back(self, net, n_last):
+        """Go on from the best weights, with the modules that had them in the last epochs.
+
+        Return whether there are any.
+        """
+        self.in_training_ &= len(net.history) - self.best_epochs_ < n_last
+        if not self.in_training_.any():
+            return False
+        net.drop_members(self.in_training_)
+        rows = torch.from_numpy(net.in_stack_).to(net.device)
+        with torch.no_grad():
+            for name, weights in net.stack_.named_tensors():
+                weights.copy_(self._best_state[name][rows])
+        return True
+
     def on_train_end(self, net, X=None, y=None, **kwargs):
         net.restore_members(self._best_state)
         del self._best_state
@@ -148,6 +164,7 @@ class ProgressBar(Callback):
     def on_epoch_end(self, net, **kwargs):
         record = net.history[-1]
         name = "valid_loss" if "valid_loss" in record else "train_loss"
+        self.bar_.total = max(self.bar_.total, net.cycle_end_)
         self.bar_.set_postfix({name: f"{record[name]:.4g}"}, refresh=False)
         self.bar_.update()
 
@@ -211,6 +228,10 @@ class GaussianVAENet(NeuralNet):
     schedule : callable, optional
         Learning-rate factor as a function of the share of steps done; None keeps ``lr``. It
         steps aside when a :class:`skorch.callbacks.LRScheduler` is among the callbacks.
+    n_cycles : int, default=1
+        Largest number of cycles of the schedule in ``fit`` [2]_: the first takes ``max_epochs``,
+        each other twice the epochs of the one before. It starts from the best weights, with the
+        modules whose best epoch lies in the last tenth of the cycle that ended.
     gradient_clip : float, default=10.0
         Largest norm of the gradient of the loss.
     n_valid_draws : int, default=1
@@ -229,6 +250,8 @@ class GaussianVAENet(NeuralNet):
     ----------
     .. [1] Karras, Aittala, Lehtinen, Hellsten, Aila & Laine, "Analyzing and Improving the
        Training Dynamics of Diffusion Models", 2024, arXiv:2312.02696 (section 3.1).
+    .. [2] Loshchilov & Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017,
+       arXiv:1608.03983.
 
     Examples
     --------
@@ -261,6 +284,7 @@ class GaussianVAENet(NeuralNet):
         seed=0,
         patience=None,
         schedule=one_cycle,
+        n_cycles=1,
         gradient_clip=10.0,
         n_valid_draws=1,
         averaging=0.05,
@@ -270,6 +294,7 @@ class GaussianVAENet(NeuralNet):
         self.seed = seed
         self.patience = patience
         self.schedule = schedule
+        self.n_cycles = n_cycles
         self.gradient_clip = gradient_clip
         self.n_valid_draws = n_valid_draws
         self.averaging = averaging
@@ -337,12 +362,13 @@ class GaussianVAENet(NeuralNet):
 
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
         self.stop_training_ = False
-        self._steps_done, self._n_epochs = 0, self.max_epochs if epochs is None else epochs
+        self._start_cycle(self.max_epochs if epochs is None else epochs)
+        if epochs is None:
+            epochs = self.max_epochs * (2**self.n_cycles - 1)
         # Seeded by the epochs so far: a second pass has draws of its own, and no state is kept.
         self._generators = self._seeded_generators(len(self.history))
         self._parameters = list(self.stack_.parameters())
         self._trained_parameters = [p for _, p in self.get_all_learnable_params()]
-        self._average = _Average(self.stack_, self.averaging) if self.averaging else None
         self._criterion_by_module = {
             name: value for name, value in vars(self.criterion_).items() if torch.is_tensor(value)
         }
@@ -380,7 +406,24 @@ class GaussianVAENet(NeuralNet):
     def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
         if self.stop_training_:
             raise EarlyStop
+        if len(self.history) == self.cycle_end_ > self._cycle_start:
+            self._go_on()
         super().on_epoch_begin(net, dataset_train, dataset_valid, **kwargs)
+
+    def _start_cycle(self, n_epochs):
+        self._cycle_start = len(self.history)
+        self.cycle_end_ = self._cycle_start + n_epochs
+        self._steps_done = 0
+        self._average = _Average(self.stack_, self.averaging) if self.averaging else None
+
+    def _go_on(self):
+        """Start a cycle twice as long, where the last one ended too early."""
+        length = self.cycle_end_ - self._cycle_start
+        best = dict(self.callbacks_).get("best_epoch")
+        if best is None or not best.go_back(self, _LAST_EPOCHS * length):
+            raise EarlyStop
+        self.optimizer_.state.clear()
+        self._start_cycle(2 * length)
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         """Run an epoch; record the means of the loss and its parts."""
@@ -596,7 +639,8 @@ class GaussianVAENet(NeuralNet):
             return
         factor = 1.0
         if self.schedule is not None:
-            factor = self.schedule(self._steps_done / (self._n_epochs * n_batches))
+            n_epochs = self.cycle_end_ - self._cycle_start
+            factor = self.schedule(self._steps_done / (n_epochs * n_batches))
         for group in self.optimizer_.param_groups:
             group["lr"] = factor * group["initial_lr"]
         self._steps_done += 1

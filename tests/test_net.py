@@ -89,11 +89,14 @@ def test_one_cycle_rises_and_falls():
     assert steps[top:] == sorted(steps[top:], reverse=True)
 
 
-def test_the_schedule_is_followed_and_steps_aside_for_skorchs():
-    class Rates(Callback):
-        def on_epoch_end(self, net, **kwargs):
-            self.rates_ = [*getattr(self, "rates_", []), net.optimizer_.param_groups[0]["lr"]]
+class Rates(Callback):
+    """Record the learning rate at the end of every epoch."""
 
+    def on_epoch_end(self, net, **kwargs):
+        self.rates_ = [*getattr(self, "rates_", []), net.optimizer_.param_groups[0]["lr"]]
+
+
+def test_the_schedule_is_followed_and_steps_aside_for_skorchs():
     rates = Rates()
     make_net(lr=0.1, callbacks=[rates]).fit(RowDataset(line(200)))
     assert rates.rates_[0] > rates.rates_[-1] > 0
@@ -104,6 +107,47 @@ def test_the_schedule_is_followed_and_steps_aside_for_skorchs():
     step = LRScheduler("StepLR", step_size=1, gamma=0.5)
     make_net(lr=0.1, callbacks=[rates, step]).fit(RowDataset(line(200)))
     assert rates.rates_ == pytest.approx([0.1 * 0.5**i for i in range(5)])
+
+
+def test_what_still_gets_better_has_a_second_cycle_of_the_rate():
+    rates, params = Rates(), {"max_epochs": 10, "lr": 0.005}
+    net = make_net(n_cycles=2, callbacks=[rates], **params).fit(RowDataset(line(200)))
+    one = make_net(**params).fit(RowDataset(line(200)))
+    assert len(one.history) == 10
+    assert len(net.history) == len(rates.rates_) == 30
+    losses = net.history[:, "valid_loss"]
+    assert losses[:10] == one.history[:, "valid_loss"]
+    assert min(losses[10:]) < min(losses[:10])
+    assert rates.rates_[9] < 0.001 < 0.004 < rates.rates_[11]
+    assert rates.rates_[29] < 0.0001
+    net.partial_fit(RowDataset(line(200)), epochs=4)  # as many as are asked for
+    assert len(net.history) == 34
+
+
+def test_the_second_cycle_starts_from_the_best_weights():
+    class Start(Callback):
+        def on_epoch_begin(self, net, dataset_valid=None, **kwargs):
+            if len(net.history) == 31:
+                self.loss = net.evaluate(dataset_valid)["loss"]
+                self.optimizer_state = dict(net.optimizer_.state)
+
+    start = Start()
+    net = make_net(
+        n_cycles=2, max_epochs=30, lr=0.05, schedule=None, averaging=0, callbacks=[start]
+    ).fit(RowDataset(line(100)))
+    losses = net.history[:30, "valid_loss"]
+    assert min(losses) < losses[29]  # else the test shows little
+    assert start.loss == pytest.approx(min(losses), rel=1e-5)
+    assert not start.optimizer_state
+
+
+def test_what_was_best_before_has_no_second_cycle():
+    net = make_net(n_cycles=2, max_epochs=40, lr=0.1, schedule=None).fit(RowDataset(line(20)))
+    best = dict(net.callbacks_)["best_epoch"].best_epoch_
+    assert best <= 36
+    assert len(net.history) == 40
+    loss = net.evaluate(RowDataset(line(100, seed=1)))["loss"]
+    assert loss == pytest.approx(min(net.history[:, "valid_loss"]), rel=1e-5)
 
 
 def test_best_epoch_is_restored():

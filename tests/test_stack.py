@@ -285,6 +285,21 @@ def test_members_that_are_done_are_dropped_and_change_nothing():
     assert not any(map(math.isnan, net.history[-1]["modules"]["train_loss"]))
 
 
+def test_members_go_on_for_a_second_cycle_as_if_alone():
+    modules, seeds = make_modules(), [0, 1, 2]
+    train, valid = [rows_of(m, 30) for m in range(3)], [rows_of(9 + m, 20) for m in range(3)]
+    params = {"max_epochs": 30, "lr": 0.02, "patience": None, "n_cycles": 2}
+    net = fit(modules, seeds, train, valid, **params)
+    last = dict(net.callbacks_)["best_epoch"].last_epochs_
+    assert set(last.tolist()) == {30, 90}  # else the test shows little
+    for m in range(3):
+        alone = fit([modules[m]], [seeds[m]], [train[m]], [valid[m]], **params)
+        assert len(alone.history) == last[m]
+        for name, weight in alone.module_.state_dict().items():
+            found = net.stack_.members[m].state_dict()[name]
+            torch.testing.assert_close(found, weight, rtol=1e-2, atol=1e-3)
+
+
 def test_a_member_that_fails_does_not_harm_the_others():
     modules = make_modules()
     with torch.no_grad():

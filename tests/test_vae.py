@@ -438,6 +438,21 @@ def test_answers_do_not_depend_on_other_rows(fitted, iris):
     )
 
 
+def test_training_goes_on_only_where_it_ended_too_early(iris):
+    slow = GaussianVAE(2, lr=3e-4, validation_fraction=0.3, n_train_draws=1, random_state=0)
+    slow.set_params(prior="standard", hidden_layer_sizes=(8,), n_draws=32)
+    longer = clone(slow).fit(iris)
+    n_epochs = longer.n_epochs_ // 3
+    # What was asked for is what is done.
+    one_cycle = clone(slow).set_params(patience=200).fit(iris)
+    assert one_cycle.n_epochs_ == n_epochs
+    assert one_cycle.best_epoch_ > 0.9 * n_epochs
+    assert longer.history_[:n_epochs] == one_cycle.history_
+    assert longer.n_epochs_ == 3 * n_epochs
+    assert longer.best_epoch_ > n_epochs
+    assert clone(slow).set_params(early_stopping=False).fit(iris).n_epochs_ == 100
+
+
 # Continued training
 
 

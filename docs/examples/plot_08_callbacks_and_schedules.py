@@ -10,7 +10,7 @@ one's own watches training.
 # %%
 # Three schedules
 # ---------------
-# By default the learning rate rises and falls once, whatever ``max_epochs`` is. A skorch
+# The learning rate rises and falls once over the ``max_epochs`` that are asked for. A skorch
 # ``LRScheduler`` among the callbacks takes over; ``schedule=None`` keeps the rate constant.
 # A callback sees the net at each epoch: this one notes the learning rate.
 import matplotlib.pyplot as plt
