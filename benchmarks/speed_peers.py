@@ -17,6 +17,7 @@ from skorch import NeuralNet
 from torch import nn
 
 from skgvae import GaussianVAE
+from skgvae._base import VALIDATION_FRACTION
 from skgvae.nn import GaussianVAEModule
 from skgvae.objectives import NegativeBound, elbo, importance_weighted_bound
 
@@ -52,7 +53,7 @@ def data(n_rows, n_columns, seed=0):
 
 def n_training_rows(X):
     """Return how many rows are left when ours has held out its validation rows."""
-    return len(X) - int(np.ceil(GaussianVAE().validation_fraction * len(X)))
+    return len(X) - int(np.ceil(VALIDATION_FRACTION * len(X)))
 
 
 def ours(X, setting, **net_params):

@@ -8,6 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from sklearn.utils import gen_batches
 
+MAX_ROWS = 200_000  # of more, every second or third is enough; they are copied
 MAX_MIXTURE_ROWS = 5_000
 # Numbers of components that are tried, for so many beyond the best.
 NUMBERS_OF_COMPONENTS = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._base import INITS, N_DESCRIBED, N_FOLDS, BaseGaussianVAE, drop_unweighted
 from ._random import draw_seeds
 from ._sklearn_callbacks import with_callbacks
-from ._start import factor_analysis, mixture_of_columns, mixture_of_factors
+from ._start import MAX_ROWS, factor_analysis, mixture_of_columns, mixture_of_factors
 from ._together import compute_once
 from .likelihood import lower_bound, marginal_log_prob
 from .objectives import elbo, importance_weighted_bound
@@ -472,7 +472,9 @@ class GaussianVAE(BaseGaussianVAE):
         return super()._get_structure() | prior
 
     def _start(self, module, rows, like):
-        X, weight = (a if a is None else a.numpy() for a in (rows.v1, rows.weight))
+        step = -(-len(rows) // MAX_ROWS)
+        part = rows.subset(slice(None, None, step)) if step > 1 else rows
+        X, weight = (a if a is None else a.numpy() for a in (part.v1, part.weight))
         isotropic = self.noise == "isotropic"
         init = self.init
         if init == "auto":

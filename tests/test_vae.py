@@ -105,6 +105,15 @@ def test_noise_that_depends_on_the_latent_is_found(seed):
     assert vae.score(X) > same.score(X) + 0.3
 
 
+def test_start_of_very_many_rows_is_that_of_every_second(iris, monkeypatch):
+    start = GaussianVAE(2, standardize=False, random_state=0, **START)
+    every_second = clone(start).fit(iris[::2]).score_samples(iris)
+    assert np.abs(clone(start).fit(iris).score_samples(iris) - every_second).max() > 0.01
+    monkeypatch.setattr("skgvae._vae.MAX_ROWS", 75)
+    found = clone(start).fit(iris).score_samples(iris)
+    np.testing.assert_allclose(found, every_second, atol=1e-3)  # Monte Carlo
+
+
 def test_validation_bound_never_below_the_start(cancer):
     vae = GaussianVAE(random_state=0, lr=1.0, max_epochs=3).fit(cancer)
     assert vae.best_epoch_ == 0
