@@ -332,17 +332,20 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
             batch_size = int(np.clip(n_rows // 16, 16, 512))
         n_batches = -(-n_rows // batch_size)
         max_epochs, patience, n_cycles = self.max_epochs, self.patience, 1
-        if max_epochs == patience == "auto" and n_valid:
+        is_asked_for = not {"max_epochs", "patience"}.isdisjoint(self.net_params or {})
+        if max_epochs == patience == "auto" and n_valid and not is_asked_for:
             n_cycles = self._n_cycles
         if max_epochs == "auto":
             enough = min(MANY_EPOCHS, self._n_rows_seen // n_rows)
             max_epochs = max(MIN_EPOCHS, -(-self._n_steps // n_batches), enough)
-        if patience == "auto" and self._patience is not None:
-            patience = max(10, int(self._patience * max_epochs))
+        if max_epochs == MIN_EPOCHS:
+            n_cycles = 1  # the last of so few epochs nearly always is the best
+        if patience == "auto":
+            patience = self._patience and max(10, int(self._patience * max_epochs))
         self._training = {
             "batch_size": int(batch_size),
             "max_epochs": int(max_epochs),
-            "patience": None if patience == "auto" or not n_valid else int(patience),
+            "patience": int(patience) if patience and n_valid else None,
             "n_cycles": n_cycles,
             "lr": self._learning_rate if self.lr == "auto" else float(self.lr),
             "criterion__kl_weight": float(self.kl_weight),

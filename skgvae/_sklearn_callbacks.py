@@ -34,7 +34,7 @@ class SklearnCallbacks(Callback):
         self.y = y
 
     def on_train_begin(self, net, **kwargs):
-        self.context_ = self.estimator._init_callback_context(max_subtasks=net.max_epochs)
+        self.context_ = self.estimator._init_callback_context(max_subtasks=net.most_epochs)
         self._tell(self.context_.call_on_fit_task_begin)
 
     def on_epoch_begin(self, net, **kwargs):

@@ -90,7 +90,8 @@ class GaussianVAE(BaseGaussianVAE):
         Passes over the training rows. "auto" takes 100; more where these are less than 1000
         steps; fewer, but 10 at least, where they would see more than a million rows. Where
         early stopping finds the best epoch in their last tenth, a second cycle of the learning
-        rate, twice as long, goes on from there (not if ``patience`` is set). 0 keeps the start.
+        rate, twice as long, goes on from there: three times as many in all. Not so where these
+        are 10, nor where ``patience`` is set. 0 keeps the start.
     batch_size : int or "auto", default="auto"
         Rows in a step. "auto" is a sixteenth of the rows, between 16 and 512.
     lr : float or "auto", default="auto"

@@ -118,10 +118,20 @@ class BestEpoch(Callback):
         if not net.stop_training_:
             net.drop_members(self.in_training_)
 
-    def go_back(self, net, n_last):
-        """Go on from the best weights, with the modules that had them in the last epochs.
+    def restart(self, net, n_last):
+        """End training of most modules, and put the others back to their best weights.
 
-        Return whether there are any.
+        Parameters
+        ----------
+        net : GaussianVAENet
+            The net, between two epochs.
+        n_last : float
+            Modules whose best epoch is one of so many last ones go on.
+
+        Returns
+        -------
+        bool
+            Whether there are any.
         """
         self.in_training_ &= len(net.history) - self.best_epochs_ < n_last
         if not self.in_training_.any():
@@ -164,7 +174,7 @@ class ProgressBar(Callback):
     def on_epoch_end(self, net, **kwargs):
         record = net.history[-1]
         name = "valid_loss" if "valid_loss" in record else "train_loss"
-        self.bar_.total = max(self.bar_.total, net.cycle_end_)
+        self.bar_.total = self.bar_.n + 1 + net.cycle_end_ - len(net.history)
         self.bar_.set_postfix({name: f"{record[name]:.4g}"}, refresh=False)
         self.bar_.update()
 
@@ -229,9 +239,11 @@ class GaussianVAENet(NeuralNet):
         Learning-rate factor as a function of the share of steps done; None keeps ``lr``. It
         steps aside when a :class:`skorch.callbacks.LRScheduler` is among the callbacks.
     n_cycles : int, default=1
-        Largest number of cycles of the schedule in ``fit`` [2]_: the first takes ``max_epochs``,
-        each other twice the epochs of the one before. It starts from the best weights, with the
-        modules whose best epoch lies in the last tenth of the cycle that ended.
+        Largest number of cycles of the schedule [2]_: the first takes ``max_epochs``, each other
+        twice the epochs of the one before. It starts from the best weights, with the modules
+        whose best epoch lies in the last tenth of the cycle that ended; without validation rows
+        these are all. There is one where ``epochs`` are given, and without
+        a schedule or the callback ``best_epoch``.
     gradient_clip : float, default=10.0
         Largest norm of the gradient of the loss.
     n_valid_draws : int, default=1
@@ -362,9 +374,6 @@ class GaussianVAENet(NeuralNet):
 
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
         self.stop_training_ = False
-        self._start_cycle(self.max_epochs if epochs is None else epochs)
-        if epochs is None:
-            epochs = self.max_epochs * (2**self.n_cycles - 1)
         # Seeded by the epochs so far: a second pass has draws of its own, and no state is kept.
         self._generators = self._seeded_generators(len(self.history))
         self._parameters = list(self.stack_.parameters())
@@ -374,6 +383,10 @@ class GaussianVAENet(NeuralNet):
         }
         callbacks = [cb for _, cb in self.callbacks_]
         self._own_schedule = not any(isinstance(cb, LRScheduler) for cb in callbacks)
+        n_in_cycle = self.max_epochs if epochs is None else epochs
+        if epochs is None and self._own_schedule and self.schedule is not None:
+            epochs = self.most_epochs
+        self._start_cycle(n_in_cycle)
         self._notify_batches = any(
             getattr(type(cb), hook) is not getattr(Callback, hook)
             for cb in callbacks
@@ -406,9 +419,16 @@ class GaussianVAENet(NeuralNet):
     def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
         if self.stop_training_:
             raise EarlyStop
-        if len(self.history) == self.cycle_end_ > self._cycle_start:
-            self._go_on()
+        if len(self.history) == self.cycle_end_:
+            self._start_next_cycle()
         super().on_epoch_begin(net, dataset_train, dataset_valid, **kwargs)
+
+    @property
+    def most_epochs(self) -> int:
+        """Number of epochs in all cycles."""
+        if not (isinstance(self.n_cycles, int) and self.n_cycles >= 1):
+            raise ValueError(f"n_cycles={self.n_cycles!r} must be a whole number from 1 on.")
+        return self.max_epochs * (2**self.n_cycles - 1)
 
     def _start_cycle(self, n_epochs):
         self._cycle_start = len(self.history)
@@ -416,19 +436,21 @@ class GaussianVAENet(NeuralNet):
         self._steps_done = 0
         self._average = _Average(self.stack_, self.averaging) if self.averaging else None
 
-    def _go_on(self):
-        """Start a cycle twice as long, where the last one ended too early."""
+    def _start_next_cycle(self):
+        """Start a cycle twice as long, or end training where the last one was long enough."""
         length = self.cycle_end_ - self._cycle_start
         best = dict(self.callbacks_).get("best_epoch")
-        if best is None or not best.go_back(self, _LAST_EPOCHS * length):
+        if not (isinstance(best, BestEpoch) and best.restart(self, _LAST_EPOCHS * length)):
             raise EarlyStop
-        self.optimizer_.state.clear()
+        self.optimizer_.state.clear()  # of other weights; callbacks hold the optimizer itself
         self._start_cycle(2 * length)
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         """Run an epoch; record the means of the loss and its parts."""
         if iterator is None:
             return
+        if training and not self._notify_batches:
+            self.history.new_batch()  # an empty one: Checkpoint looks at the last
         if training and self._average is not None:
             self._average.step_aside()
         terms = self._mean_terms(iterator, training, step_fn, self._notify_batches)

@@ -124,6 +124,30 @@ def test_what_still_gets_better_has_a_second_cycle_of_the_rate():
     assert len(net.history) == 34
 
 
+def flat(progress):
+    return 1.0
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"schedule": None},
+        {"callbacks": [LRScheduler("StepLR", step_size=5)]},
+        {"callbacks__best_epoch": None},
+    ],
+    ids=lambda params: next(iter(params)),
+)
+def test_without_a_schedule_or_a_best_epoch_there_is_one_cycle(params):
+    net = make_net(n_cycles=2, max_epochs=6, lr=0.005, **params).fit(RowDataset(line(200)))
+    assert len(net.history) == 6
+
+
+@pytest.mark.parametrize("n_cycles", [0, 1.5, "two"])
+def test_a_number_of_cycles_that_is_none_is_refused(n_cycles):
+    with pytest.raises(ValueError, match="n_cycles"):
+        make_net(n_cycles=n_cycles).fit(RowDataset(line(50)))
+
+
 def test_the_second_cycle_starts_from_the_best_weights():
     class Start(Callback):
         def on_epoch_begin(self, net, dataset_valid=None, **kwargs):
@@ -133,7 +157,7 @@ def test_the_second_cycle_starts_from_the_best_weights():
 
     start = Start()
     net = make_net(
-        n_cycles=2, max_epochs=30, lr=0.05, schedule=None, averaging=0, callbacks=[start]
+        n_cycles=2, max_epochs=30, lr=0.05, schedule=flat, averaging=0, callbacks=[start]
     ).fit(RowDataset(line(100)))
     losses = net.history[:30, "valid_loss"]
     assert min(losses) < losses[29]  # else the test shows little
@@ -142,7 +166,7 @@ def test_the_second_cycle_starts_from_the_best_weights():
 
 
 def test_what_was_best_before_has_no_second_cycle():
-    net = make_net(n_cycles=2, max_epochs=40, lr=0.1, schedule=None).fit(RowDataset(line(20)))
+    net = make_net(n_cycles=2, max_epochs=40, lr=0.1, schedule=flat).fit(RowDataset(line(20)))
     best = dict(net.callbacks_)["best_epoch"].best_epoch_
     assert best <= 36
     assert len(net.history) == 40
@@ -270,6 +294,15 @@ def test_skorch_callbacks_work(tmp_path):
     assert other.evaluate(rows) == net.evaluate(rows)
 
 
+def test_checkpoint_alone_works(tmp_path):
+    checkpoint = Checkpoint(dirname=tmp_path)
+    net = make_net(callbacks=[checkpoint]).fit(RowDataset(line(200)))
+    other = make_net().initialize()
+    other.load_params(checkpoint=checkpoint)
+    rows = RowDataset(line(50))
+    assert other.evaluate(rows) == net.evaluate(rows)
+
+
 def test_gradient_hooks_see_the_gradients():
     class Norms(Callback):
         def on_grad_computed(self, net, named_parameters, **kwargs):
@@ -315,6 +348,10 @@ def test_progress_bar_is_one_bar(capfd):
     assert "3/3" in err
     assert "valid_loss" in err
     assert err.count("\n") == 1
+    net = make_net(verbose=1, n_cycles=2, max_epochs=10, lr=0.005).fit(RowDataset(line(200)))
+    assert "30/30" in capfd.readouterr().err
+    net.partial_fit(RowDataset(line(200)), epochs=2)
+    assert "2/2" in capfd.readouterr().err
 
 
 class MemberWeights(Callback):

@@ -460,6 +460,8 @@ def test_training_goes_on_only_where_it_ended_too_early(iris):
     assert longer.n_epochs_ == 3 * n_epochs
     assert longer.best_epoch_ > n_epochs
     assert clone(slow).set_params(early_stopping=False).fit(iris).n_epochs_ == 100
+    in_net = clone(slow).set_params(net_params={"max_epochs": 20}).fit(iris)
+    assert in_net.n_epochs_ == 20
 
 
 # Continued training
@@ -680,6 +682,9 @@ def test_scikit_learn_callbacks_see_every_epoch(iris):
     assert counter.events == ["setup", "epoch", "epoch", "epoch", "fit", "teardown"]
     assert vae.n_epochs_ == 3
     GaussianVAE(2, **FAST).set_callbacks(callback.ProgressBar()).fit(iris)
+    params = {"init": "random", "prior": "standard", "lr": 1e-3, "net_params": {"n_cycles": 2}}
+    vae = GaussianVAE(2, **FAST, **params).set_callbacks(callback.ProgressBar()).fit(iris)
+    assert vae.n_epochs_ == 15
 
 
 # net_params
