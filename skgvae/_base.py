@@ -394,6 +394,8 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
             decay = {"weight_decay": float(self.weight_decay)}
             params["optimizer__param_groups"] = [(DECAYED, decay)] if self.weight_decay else []
         custom = {k: v for k, v in custom.items() if k.split("__")[0] != "module"}
+        if n_folds:  # they do not tell what a high rate does to the one that is kept
+            params["n_cycles"] = 1
         return GaussianVAENet(list(modules), **{**params, **custom, "n_folds": n_folds})
 
     def _update_net(self):

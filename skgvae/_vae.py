@@ -89,7 +89,7 @@ class GaussianVAE(BaseGaussianVAE):
     max_epochs : int or "auto", default="auto"
         Passes over the training rows. "auto" takes 100; more where these are less than 1000
         steps; fewer, but 10 at least, where they would see more than a million rows. Where
-        early stopping finds the best epoch in their last tenth, a second cycle of the learning
+        held-out rows find the best epoch in their last tenth, a second cycle of the learning
         rate, twice as long, goes on from there: three times as many in all. Not so where these
         are 10, nor where ``patience`` is set. 0 keeps the start.
     batch_size : int or "auto", default="auto"

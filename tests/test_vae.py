@@ -460,6 +460,9 @@ def test_training_goes_on_only_where_it_ended_too_early(iris):
     assert longer.n_epochs_ == 3 * n_epochs
     assert longer.best_epoch_ > n_epochs
     assert clone(slow).set_params(early_stopping=False).fit(iris).n_epochs_ == 100
+    folds = clone(slow).set_params(validation_fraction="auto").fit(iris)
+    assert folds.best_epoch_ > 0.9 * folds.n_epochs_  # among the last, and no more follow
+    assert folds.n_epochs_ == 100
     in_net = clone(slow).set_params(net_params={"max_epochs": 20}).fit(iris)
     assert in_net.n_epochs_ == 20
 

@@ -34,7 +34,7 @@ mixture = GaussianMixture(reg_covar=1e-3, random_state=0)
 models = {
     "PCA": GridSearchCV(PCA(), {"n_components": [2, 5, 10, 15, 20]}, cv=3),
     "GaussianMixture": GridSearchCV(mixture, {"n_components": [1, 2, 3, 5]}, cv=3),
-    "GaussianVAE": GaussianVAE(random_state=0),
+    "GaussianVAE": GaussianVAE(max_epochs=60, random_state=0),
 }
 for model in models.values():
     model.fit(train)
