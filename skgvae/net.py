@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -242,8 +243,8 @@ class GaussianVAENet(NeuralNet):
         Largest number of cycles of the schedule [2]_: the first takes ``max_epochs``, each other
         twice the epochs of the one before. It starts from the best weights, with the modules
         whose best epoch lies in the last tenth of the cycle that ended; without validation rows
-        these are all. There is one where ``epochs`` are given, and without
-        a schedule or the callback ``best_epoch``.
+        these are all. There is one where ``epochs`` are given, and without a schedule or the
+        callback ``best_epoch``.
     gradient_clip : float, default=10.0
         Largest norm of the gradient of the loss.
     n_valid_draws : int, default=1
@@ -426,24 +427,22 @@ class GaussianVAENet(NeuralNet):
     @property
     def most_epochs(self) -> int:
         """Number of epochs in all cycles."""
-        if not (isinstance(self.n_cycles, int) and self.n_cycles >= 1):
+        if not (isinstance(self.n_cycles, Integral) and self.n_cycles >= 1):
             raise ValueError(f"n_cycles={self.n_cycles!r} must be a whole number from 1 on.")
         return self.max_epochs * (2**self.n_cycles - 1)
 
     def _start_cycle(self, n_epochs):
-        self._cycle_start = len(self.history)
-        self.cycle_end_ = self._cycle_start + n_epochs
+        self._n_epochs, self.cycle_end_ = n_epochs, len(self.history) + n_epochs
         self._steps_done = 0
         self._average = _Average(self.stack_, self.averaging) if self.averaging else None
 
     def _start_next_cycle(self):
         """Start a cycle twice as long, or end training where the last one was long enough."""
-        length = self.cycle_end_ - self._cycle_start
         best = dict(self.callbacks_).get("best_epoch")
-        if not (isinstance(best, BestEpoch) and best.restart(self, _LAST_EPOCHS * length)):
+        if not (isinstance(best, BestEpoch) and best.restart(self, _LAST_EPOCHS * self._n_epochs)):
             raise EarlyStop
         self.optimizer_.state.clear()  # of other weights; callbacks hold the optimizer itself
-        self._start_cycle(2 * length)
+        self._start_cycle(2 * self._n_epochs)
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         """Run an epoch; record the means of the loss and its parts."""
@@ -661,8 +660,7 @@ class GaussianVAENet(NeuralNet):
             return
         factor = 1.0
         if self.schedule is not None:
-            n_epochs = self.cycle_end_ - self._cycle_start
-            factor = self.schedule(self._steps_done / (n_epochs * n_batches))
+            factor = self.schedule(self._steps_done / (self._n_epochs * n_batches))
         for group in self.optimizer_.param_groups:
             group["lr"] = factor * group["initial_lr"]
         self._steps_done += 1

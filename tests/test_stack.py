@@ -297,7 +297,7 @@ def test_members_go_on_for_a_second_cycle_as_if_alone():
         assert len(alone.history) == last[m]
         for name, weight in alone.module_.state_dict().items():
             found = net.stack_.members[m].state_dict()[name]
-            torch.testing.assert_close(found, weight, rtol=1e-2, atol=1e-3)
+            torch.testing.assert_close(found, weight, rtol=1e-3, atol=1e-4)
 
 
 def test_a_member_that_fails_does_not_harm_the_others():
