@@ -17,10 +17,10 @@ from skorch import NeuralNet
 from torch import nn
 
 from skgvae import GaussianVAE
-from skgvae._base import VALIDATION_FRACTION
 from skgvae.nn import GaussianVAEModule
 from skgvae.objectives import NegativeBound, elbo, importance_weighted_bound
 
+HELD_OUT = 0.1  # of the rows, which ours looks at after every epoch
 HIDDEN, DRAWS = GaussianVAE().hidden_layer_sizes, GaussianVAE().n_train_draws
 
 
@@ -53,7 +53,7 @@ def data(n_rows, n_columns, seed=0):
 
 def n_training_rows(X):
     """Return how many rows are left when ours has held out its validation rows."""
-    return len(X) - int(np.ceil(VALIDATION_FRACTION * len(X)))
+    return len(X) - int(np.ceil(HELD_OUT * len(X)))
 
 
 def ours(X, setting, **net_params):
@@ -64,6 +64,7 @@ def ours(X, setting, **net_params):
         n_train_draws=setting.draws,
         max_epochs=setting.epochs,
         patience=setting.epochs + 1,
+        validation_fraction=HELD_OUT,
         batch_size=setting.batch_size,
         device=setting.device,
         random_state=0,

@@ -9,7 +9,6 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.model_selection import KFold
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight
 from skorch.helper import predefined_split
@@ -20,6 +19,7 @@ from ._random import draw_seeds
 from ._scaling import FARTHEST, Standardizer, grid_noise
 from ._sklearn_callbacks import CallbackSupportMixin, SklearnCallbacks
 from ._together import computing_once, of_one_shape, train_among_others
+from ._training_plan import TrainingPlanMixin
 from .batches import RowDataset, StackedRows
 from .net import GaussianVAENet
 from .nn import MAX_SCALE, NOISE_MODELS, GaussianVAEModule
@@ -35,10 +35,6 @@ ACTIVATIONS = {
 INITS = ("factor_analysis", "random")
 
 MIN_NOISE = 0.01
-MIN_EPOCHS, MANY_EPOCHS = 10, 100
-VALIDATION_FRACTION = 0.1
-MIN_VALIDATION_ROWS = 3
-N_FOLDS = 5
 # Only these: decay would pull the linear paths, biases and noise away from the data.
 DECAYED = "*.hidden.*.weight"
 
@@ -58,7 +54,9 @@ class PosteriorCollapseWarning(UserWarning):
     """The fitted model does not use its latent space."""
 
 
-class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
+class BaseGaussianVAE(
+    TrainingPlanMixin, LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta
+):
     """Training of an encoder of v1 and a Gaussian decoder of v2."""
 
     _parameter_constraints: dict = {
@@ -89,14 +87,6 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
 
     _doc_link_module = "skgvae"
     _doc_link_template = DOC_LINK
-
-    # What "auto" means: the learning rate, and how long to train.
-    _learning_rate = 5e-3
-    _n_steps = 1000
-    _n_rows_seen = 1_000_000
-    _n_valid_points = 4096  # draws of all validation rows together
-    _patience = 0.5  # as a share of all epochs; None waits to the end
-    _n_cycles = 1  # of the learning rate, at most
 
     @abstractmethod
     def __init__(self):
@@ -168,7 +158,7 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
         # The models of one start differ in their rows alone.
         seeds = [seed for seed in seeds for _ in splits[0]]
         n_valid = 0 if valid[0] is None else len(valid[0])
-        self._resolve_training(len(train[0]), n_valid)
+        self._resolve_training(len(train[0]), n_valid, n_folds)
         modules = self.modules_ if continues else self._new_modules(train, seeds)
         self._train_seeds = [seed["train"] for seed in seeds]
         self.net_ = self._make_net(modules, n_folds).initialize()
@@ -285,79 +275,6 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
         weight = None if weight is None else torch.from_numpy(weight.astype(np.float32))
         return RowDataset(v1, v2, weight, *map(torch.from_numpy, labels))
 
-    def _split(self, rows, seed):
-        """Return training rows and, for early stopping, validation rows: of one model, or more.
-
-        Of several the first trains on all rows, and the others, in cross-validation, find the
-        epoch at which it is best; its own validation rows are not looked at.
-        """
-        if not self.early_stopping or self.max_epochs == 0:
-            return [(rows, None)]
-        order, n_valid = self._choose_held_out(rows, np.random.RandomState(seed))
-        if self._cross_validates(len(rows), n_valid):
-            parts = [
-                tuple(rows.subset(torch.from_numpy(order[part])) for part in fold)
-                for fold in KFold(N_FOLDS).split(order)
-            ]
-            return [(rows, parts[0][1]), *parts]
-        if n_valid < MIN_VALIDATION_ROWS:
-            return [(rows, None)]
-        n_train = len(rows) - n_valid
-        if n_train < 2:
-            raise ValueError(
-                f"validation_fraction={self.validation_fraction!r} leaves {n_train} of "
-                f"{len(rows)} rows for training; 2 are needed."
-            )
-        order = torch.from_numpy(order)
-        return [(rows.subset(order[n_valid:]), rows.subset(order[:n_valid]))]
-
-    def _cross_validates(self, n_rows, n_valid):
-        """Return whether the epoch is chosen by cross-validation, not by so many held-out rows."""
-        return False
-
-    def _balance(self, train):
-        """Return the rows that an epoch passes over."""
-        return train
-
-    def _choose_held_out(self, rows, rng):
-        """Return the rows in random order, and how many of the first are held out."""
-        fraction = self.validation_fraction
-        fraction = VALIDATION_FRACTION if fraction == "auto" else fraction
-        return rng.permutation(len(rows)), int(np.ceil(fraction * len(rows)))
-
-    def _resolve_training(self, n_rows, n_valid):
-        """Choose what is "auto" from the number of rows."""
-        batch_size = self.batch_size
-        if batch_size == "auto":
-            batch_size = int(np.clip(n_rows // 16, 16, 512))
-        n_batches = -(-n_rows // batch_size)
-        max_epochs, patience, n_cycles = self.max_epochs, self.patience, 1
-        is_asked_for = not {"max_epochs", "patience"}.isdisjoint(self.net_params or {})
-        if max_epochs == patience == "auto" and n_valid and not is_asked_for:
-            n_cycles = self._n_cycles
-        if max_epochs == "auto":
-            enough = min(MANY_EPOCHS, self._n_rows_seen // n_rows)
-            max_epochs = max(MIN_EPOCHS, -(-self._n_steps // n_batches), enough)
-        if max_epochs == MIN_EPOCHS:
-            n_cycles = 1  # the last of so few epochs nearly always is the best
-        if patience == "auto":
-            patience = self._patience and max(10, int(self._patience * max_epochs))
-        self._training = {
-            "batch_size": int(batch_size),
-            "max_epochs": int(max_epochs),
-            "patience": int(patience) if patience and n_valid else None,
-            "n_cycles": n_cycles,
-            "lr": self._learning_rate if self.lr == "auto" else float(self.lr),
-            "criterion__kl_weight": float(self.kl_weight),
-            "criterion__n_draws": int(self.n_train_draws),
-            "n_valid_draws": self._choose_n_valid_draws(n_valid) if n_valid else 1,
-        }
-
-    def _choose_n_valid_draws(self, n_valid):
-        # Few rows need many draws to tell epochs apart, for many rows they would cost the most.
-        draws = self.n_train_draws
-        return int(np.clip(self._n_valid_points // n_valid, draws, max(64, draws)))
-
     def _make_module(self, generator):
         spec = dict(self._module_spec)
         if isinstance(spec["activation"], str):
@@ -394,8 +311,6 @@ class BaseGaussianVAE(LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, met
             decay = {"weight_decay": float(self.weight_decay)}
             params["optimizer__param_groups"] = [(DECAYED, decay)] if self.weight_decay else []
         custom = {k: v for k, v in custom.items() if k.split("__")[0] != "module"}
-        if n_folds:  # they do not tell what a high rate does to the one that is kept
-            params["n_cycles"] = 1
         return GaussianVAENet(list(modules), **{**params, **custom, "n_folds": n_folds})
 
     def _update_net(self):

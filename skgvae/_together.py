@@ -21,7 +21,8 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from .batches import RowDataset, StackedRows, TensorBatches
-from .net import BestEpoch, GaussianVAENet
+from .callbacks import BestEpoch
+from .net import GaussianVAENet
 from .nn import MixturePrior
 from .objectives import (
     JointLoss,
