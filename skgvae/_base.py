@@ -34,7 +34,6 @@ ACTIVATIONS = {
 }
 INITS = ("factor_analysis", "random")
 
-MIN_NOISE = 0.01
 # Only these: decay would pull the linear paths, biases and noise away from the data.
 DECAYED = "*.hidden.*.weight"
 
@@ -91,6 +90,8 @@ class BaseGaussianVAE(
     @abstractmethod
     def __init__(self):
         pass
+
+    _min_noise = 0.01  # in standardised units
 
     # When a collapse is right.
     _nothing_to_find = "if the target does not depend on X, there is nothing to find"
@@ -198,7 +199,7 @@ class BaseGaussianVAE(
         scale = self._target_scaler.scale
         max_noise = MAX_SCALE if self.standardize else MAX_SCALE * np.maximum(1, target.std(0))
         if self.min_noise == "auto":
-            self.min_noise_ = grid_noise(target, scale, MIN_NOISE)
+            self.min_noise_ = grid_noise(target, scale, self._min_noise)
         else:
             self.min_noise_ = np.full(target.shape[1], float(self.min_noise))
             if np.any(self.min_noise_ >= max_noise):

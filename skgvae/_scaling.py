@@ -9,6 +9,8 @@ _ROWS = 65536
 _LARGEST = 1e15
 # Standard deviations from which on the gradient of the loss may overflow in float32.
 FARTHEST = 1e8
+# Less would make the column that has nothing to tell the hardest to fit.
+_CONSTANT_NOISE = 0.01
 
 
 class Standardizer:
@@ -112,7 +114,8 @@ def grid_noise(X, scale, floor):
     A density can grow without limit on a column of few distinct values, by spikes on them.
     A value rounded to a grid of spacing h carries noise of standard deviation h / √12: where
     less than 5 % of more than 50 values are distinct, that is the floor, with the most
-    frequent gap as h, and at most the column's own standard deviation.
+    frequent gap as h, and at most the column's own standard deviation. That of a constant
+    column is at least 0.01.
 
     Parameters
     ----------
@@ -129,7 +132,8 @@ def grid_noise(X, scale, floor):
         Floors in that unit.
     """
     X = X[:: max(1, len(X) // 20_000)]  # a sample tells the grid
-    noise = np.full(X.shape[1], floor)
+    is_constant = X.min(0) == X.max(0)
+    noise = np.where(is_constant, max(floor, _CONSTANT_NOISE), floor)
     if len(X) <= 50:
         return noise
     for j, column in enumerate(X.T):

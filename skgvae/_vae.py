@@ -63,8 +63,9 @@ class GaussianVAE(BaseGaussianVAE):
     min_noise : float or "auto", default="auto"
         Floor of the decoder's standard deviation, in standardised units. It bounds the
         density [2]_: none exceeds :math:`-\sum_j \log(\sqrt{2 \pi} \, \sigma_{\min, j})`.
-        "auto" is 0.01, but h / √12 for a column of few distinct values (less than 5 % of
-        more than 50 rows) with spacing h, on which a density could else grow by spikes.
+        "auto" is 0.003 (0.01 for a constant column), but h / √12 for a column of few distinct
+        values (less than 5 % of more than 50 rows) with spacing h, on which a density could
+        else grow by spikes.
     init : {"auto", "factor_analysis", "mixture", "random"}, default="auto"
         Start of training; "auto" is "mixture" for a mixture prior and "factor_analysis" for
         the standard one. With "factor_analysis" the model starts as scikit-learn's
@@ -192,6 +193,7 @@ class GaussianVAE(BaseGaussianVAE):
     """
 
     _learning_rate = 0.01
+    _min_noise = 0.003  # what columns leave of each other's variance may be little
     _n_valid_points = 1024
     _patience = None  # the best epoch may come when the rate has fallen, after a bad start
     _n_cycles = 2
