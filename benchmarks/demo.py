@@ -54,16 +54,16 @@ def print_densities(name, X, y):
     X_train, X_test = train_test_split(X, stratify=y, random_state=0)
     models = {"GaussianVAE": [GaussianVAE(random_state=seed) for seed in SEEDS]}
     models |= {model_name: [model] for model_name, model in classical(X.shape[1]).items()}
-    for model_name, seeds in models.items():
-        scores, seconds = np.transpose([density(model, X_train, X_test) for model in seeds])
+    for model_name, of_seeds in models.items():
+        scores, seconds = np.transpose([density(model, X_train, X_test) for model in of_seeds])
         print(f"{model_name:<24}{name:<15}{describe(scores, 2):>28}{np.mean(seconds):>8.1f}")
 
 
 def print_accuracies(X, y):
     X_train, X_test, y_train, y_test = train_test_split(X, y, stratify=y, random_state=0)
-    for seeds in ([GaussianVAE(5, random_state=seed) for seed in SEEDS], [PCA(5)]):
+    for of_seeds in ([GaussianVAE(5, random_state=seed) for seed in SEEDS], [PCA(5)]):
         accuracies = []
-        for reduction in seeds:
+        for reduction in of_seeds:
             pipeline = make_pipeline(
                 StandardScaler(), reduction, LogisticRegression(max_iter=2000)
             )
@@ -86,5 +86,5 @@ if __name__ == "__main__":
     print(f"{'held-out log-likelihood':<24}{'data':<15}{'nats a row':>28}{'fit, s':>8}")
     print_densities("breast cancer", cancer.data, cancer.target)
     print_densities("digits", continuous, digits.target)
-    print(f"\n{'logistic regression of digits on 5':<39}{'accuracy':>28}")
+    print(f"\n{'logistic regression of digits on 5 components':<45}{'accuracy':>22}")
     print_accuracies(digits.data, digits.target)

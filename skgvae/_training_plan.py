@@ -84,8 +84,8 @@ class TrainingPlanMixin:
         }
 
     def _count_cycles(self, max_epochs, n_valid, n_folds):
-        # One of the fewest epochs, the last of which nearly always is the best, and where folds
-        # judge: they do not tell what a high rate does to the model that is kept.
+        # No more than one where there are few epochs, since the last nearly always is the best,
+        # nor where folds judge: they do not tell what a high rate does to the model that is kept.
         named = {"max_epochs", "patience"} & set(self.net_params or {})
         is_open = self.max_epochs == self.patience == "auto" and not named
         judged = n_valid > 0 and n_folds == 0

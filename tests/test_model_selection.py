@@ -494,10 +494,13 @@ def fitted_models(grid, X, model):
     return models
 
 
-@pytest.mark.parametrize(("fraction", "lr"), [(0.1, 0.02), ("auto", 0.01)])
-def test_a_model_does_not_depend_on_its_companions(fraction, lr, iris, stacks):
+# At so high a rate a smaller floor enlarges differences of rounding.
+@pytest.mark.parametrize(
+    ("fraction", "lr", "min_noise"), [(0.1, 0.02, 0.01), ("auto", 0.01, "auto")]
+)
+def test_a_model_does_not_depend_on_its_companions(fraction, lr, min_noise, iris, stacks):
     params = {**FAST, "max_epochs": 30, "patience": 3, "lr": lr, "validation_fraction": fraction}
-    params["min_noise"] = 0.01  # with less, so high a rate enlarges differences of rounding
+    params["min_noise"] = min_noise
     many = fitted_models({"kl_weight": [0.1, 0.5, 1.0, 3.0]}, iris, GaussianVAE(2, **params))
     few = fitted_models({"kl_weight": [0.5, 1.0]}, iris, GaussianVAE(2, **params))
     assert stacks == [12, 6]
