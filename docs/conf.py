@@ -63,6 +63,7 @@ sphinx_gallery_conf = {
     "backreferences_dir": "generated/backreferences",
     "reference_url": {"skgvae": None},
     "remove_config_comments": True,
+    "capture_repr": ("_repr_html_",),
     "show_memory": False,
 }
 
