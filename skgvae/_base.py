@@ -108,8 +108,12 @@ class BaseGaussianVAE(
     def _bound_params(self):
         """Return what is maximised, as parameters of the net's criterion."""
 
+    def _choose_inits(self):
+        """Return the kinds of start that compete with each other."""
+        return [self.init]
+
     @abstractmethod
-    def _start(self, module, rows, like):
+    def _start(self, module, rows, init, like):
         """Set the initial weights, where they are not random.
 
         ``like`` is the first of the modules that are to be trained together: what is chosen from
@@ -143,26 +147,31 @@ class BaseGaussianVAE(
         Without a target the target is X itself. Labels are their indices and their weights.
         """
         continues = self.warm_start and self.__sklearn_is_fitted__()
-        n_starts = 1 if continues else self.n_init
+        n_init = 1 if continues else self.n_init
         n_members = len(self.modules_) if continues else self._count_members()
-        seeds = self._draw_seeds(n_members * n_starts)
+        seeds = self._draw_seeds(n_members * n_init)
         if continues:
             self._check_continues(X, target)
         else:
             self._set_up(X, target, weight, seeds[0])
         rows = self._to_rows(X, target, weight, *labels)
         # Starts that compete see the same rows, members of an ensemble do not.
-        splits = [self._split(rows, seed["split"]) for seed in seeds[::n_starts]]
-        train = [self._balance(t) for split in splits for _ in range(n_starts) for t, _ in split]
-        valid = [v for split in splits for _ in range(n_starts) for _, v in split]
-        n_folds = len(splits[0]) - 1
-        # The models of one start differ in their rows alone.
-        seeds = [seed for seed in seeds for _ in splits[0]]
-        n_valid = 0 if valid[0] is None else len(valid[0])
-        self._resolve_training(len(train[0]), n_valid, n_folds)
-        modules = self.modules_ if continues else self._new_modules(train, seeds)
+        splits = [
+            [(self._balance(train), valid) for train, valid in self._split(rows, seed["split"])]
+            for seed in seeds[::n_init]
+        ]
+        (train, valid), n_folds = splits[0][0], len(splits[0]) - 1
+        self._resolve_training(len(train), 0 if valid is None else len(valid), n_folds)
+        inits = ["continued"] if continues else self._choose_inits()
+        n_starts = n_init * len(inits)
+        parts = [part for split in splits for _ in range(n_starts) for part in split]
+        train, valid = map(list, zip(*parts, strict=True))
+        # Kinds of start see the same batches and draws, the models of one start other rows.
+        starts = [(seed, init) for seed in seeds for init in inits for _ in splits[0]]
+        seeds = [seed for seed, _ in starts]
+        modules = self.modules_ if continues else self._new_modules(train, starts)
         self._train_seeds = [seed["train"] for seed in seeds]
-        self.net_ = self._make_net(modules, n_folds).initialize()
+        self.net_ = self._make_net(modules, n_starts=n_starts, n_folds=n_folds).initialize()
         self._train(train, valid, X, target, n_starts=n_starts)
         return self
 
@@ -179,7 +188,8 @@ class BaseGaussianVAE(
             rows = self._balance(self._to_rows(X, target, weight, *labels))
             self._resolve_training(len(rows), 0)
             self._train_seeds = [seed["train"] for seed in seeds]
-            modules = self._new_modules([rows] * len(seeds), seeds)
+            starts = [(seed, *self._choose_inits()) for seed in seeds]
+            modules = self._new_modules([rows] * len(seeds), starts)
             self.net_ = self._make_net(modules).initialize()
         self.net_.schedule = None
         n_members = len(self.modules_)
@@ -289,15 +299,15 @@ class BaseGaussianVAE(
         # float32 also where torch's default dtype is another.
         return module_class(**spec, generator=generator).float()
 
-    def _new_modules(self, rows, seeds):
+    def _new_modules(self, rows, starts):
         modules = []
         with computing_once() if len(rows) > 1 else nullcontext():
-            for part, seed in zip(rows, seeds, strict=True):
+            for part, (seed, init) in zip(rows, starts, strict=True):
                 modules.append(self._make_module(torch.Generator().manual_seed(seed["weights"])))
-                self._start(modules[-1], part, like=modules[0])
+                self._start(modules[-1], part, init, like=modules[0])
         return of_one_shape(modules)
 
-    def _make_net(self, modules, n_folds=0):
+    def _make_net(self, modules, **groups):
         params = {
             **self._training,
             **self._bound_params(),
@@ -312,7 +322,7 @@ class BaseGaussianVAE(
             decay = {"weight_decay": float(self.weight_decay)}
             params["optimizer__param_groups"] = [(DECAYED, decay)] if self.weight_decay else []
         custom = {k: v for k, v in custom.items() if k.split("__")[0] != "module"}
-        return GaussianVAENet(list(modules), **{**params, **custom, "n_folds": n_folds})
+        return GaussianVAENet(list(modules), **{**params, **custom, **groups})
 
     def _update_net(self):
         """Give parameters that were changed after fitting to the net, for partial_fit."""

@@ -646,7 +646,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             params["criterion__penalty"] = HEAD_PRECISION / max(self._n_labeled, 1)
         return params
 
-    def _start(self, module, rows, like):
+    def _start(self, module, rows, init, like):
         with torch.no_grad():
             module.encoder.log_scale.weight.mul_(0.1)
             module.encoder.log_scale.bias.fill_(-2.0)

@@ -510,7 +510,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     def _bound_params(self):
         return {"criterion__bound": predictive_bound, "criterion__mean_power": MEAN_POWER}
 
-    def _start(self, module, rows, like):
+    def _start(self, module, rows, init, like):
         # Narrow posteriors: from wide ones training first has to learn that x matters.
         with torch.no_grad():
             module.encoder.log_scale.weight.mul_(0.1)

@@ -68,7 +68,9 @@ class GaussianVAE(BaseGaussianVAE):
         else grow by spikes.
     init : {"auto", "factor_analysis", "mixture", "random"}, default="auto"
         Start of training; "auto" is "mixture" for a mixture prior and "factor_analysis" for
-        the standard one. With "factor_analysis" the model starts as scikit-learn's
+        the standard one, and where training may have a second cycle (``max_epochs``) a
+        "random" start is trained beside it in the first, after which the better one alone
+        goes on; not so with ``net_params``. With "factor_analysis" the model starts as scikit-learn's
         FactorAnalysis of the training rows (as probabilistic PCA for isotropic noise), and
         the validation bound never ends below it. "mixture" needs ``prior="mixture"``: the
         model starts as a GaussianMixture of the training rows (of 5000 where there are
@@ -119,8 +121,9 @@ class GaussianVAE(BaseGaussianVAE):
         that are seeded in ``fit`` and shared by all rows, so that answers do not depend on
         which rows are asked for together. A power of two is best.
     n_init : int, default=1
-        Number of starts, trained at once, of which that with the best validation loss (without
-        held-out rows: training loss) is kept.
+        Number of starts (where a random one competes: of pairs), trained at once, of which that
+        with the best validation loss (without held-out rows: training loss) is kept. Only the
+        best may have a second cycle.
     warm_start : bool, default=False
         Whether ``fit`` continues with the weights and the scaling of the last one.
     device : str or torch.device, default="auto"
@@ -475,14 +478,19 @@ class GaussianVAE(BaseGaussianVAE):
         prior = {"prior": self.prior, "n_prior_components": self.n_prior_components}
         return super()._get_structure() | prior
 
-    def _start(self, module, rows, like):
+    def _choose_inits(self):
+        if self.init != "auto":
+            return [self.init]
+        classical = "mixture" if "n_prior_components" in self._module_spec else "factor_analysis"
+        # Where the first of two cycles is to tell which is better. Callbacks see one model.
+        two = self._training["n_cycles"] > 1 and not self.net_params
+        return [classical, "random"] if two else [classical]
+
+    def _start(self, module, rows, init, like):
         step = -(-len(rows) // MAX_ROWS)
         part = rows.subset(slice(None, None, step)) if step > 1 else rows
         X, weight = (a if a is None else a.numpy() for a in (part.v1, part.weight))
         isotropic = self.noise == "isotropic"
-        init = self.init
-        if init == "auto":
-            init = "mixture" if "n_prior_components" in self._module_spec else "factor_analysis"
         if init == "factor_analysis":
             model = compute_once(factor_analysis, X, self.n_components_, weight, isotropic)
             module.start_at_factor_analysis(*map(torch.from_numpy, model))

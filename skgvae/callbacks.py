@@ -90,7 +90,8 @@ class BestEpoch(Callback):
         net : GaussianVAENet
             The net, between two epochs.
         n_last : float
-            Modules whose best epoch is one of so many last ones go on.
+            Modules whose best epoch is one of so many last ones go on, of each of the net's
+            ``n_starts`` the one with the best loss alone.
 
         Returns
         -------
@@ -98,6 +99,7 @@ class BestEpoch(Callback):
             Whether there are any.
         """
         self.in_training_ &= len(net.history) - self.best_epochs_ < n_last
+        self.in_training_ &= self._win(net)
         if not self.in_training_.any():
             return False
         net.drop_members(self.in_training_)
@@ -110,6 +112,13 @@ class BestEpoch(Callback):
     def on_train_end(self, net, X=None, y=None, **kwargs):
         net.restore_members(self._best_state)
         del self._best_state
+
+    def _win(self, net):
+        # Of competing starts the best; without validation rows nobody knows.
+        starts = self.best_losses_.reshape(-1, net.n_starts, 1 + net.n_folds)
+        best = np.argmin(starts[..., 0], 1, keepdims=True)
+        wins = (np.arange(net.n_starts) == best) | np.isinf(starts[..., 0])
+        return np.repeat(wins.ravel(), 1 + net.n_folds)
 
     def _keep(self, net, which, epoch):
         self.best_epochs_[which] = epoch

@@ -120,6 +120,9 @@ class GaussianVAENet(NeuralNet):
         after step t the newest weights enter with a weight of 1 / (1 + r t). The average is what
         is evaluated and kept after an epoch, training goes on from the weights themselves. It
         finds what a falling learning rate would, before it falls. 0 keeps the weights as they are.
+    n_starts : int, default=1
+        So many modules, each with its ``n_folds`` more, compete: after a cycle only the one with
+        the best validation loss may go on.
     n_folds : int, default=0
         Of every 1 + ``n_folds`` modules all have the mean validation loss of those after the
         first, a fifth of them left out at either end, and so one best epoch: what
@@ -167,6 +170,7 @@ class GaussianVAENet(NeuralNet):
         gradient_clip=10.0,
         n_valid_draws=1,
         averaging=0.05,
+        n_starts=1,
         n_folds=0,
         **kwargs,
     ):
@@ -177,6 +181,7 @@ class GaussianVAENet(NeuralNet):
         self.gradient_clip = gradient_clip
         self.n_valid_draws = n_valid_draws
         self.averaging = averaging
+        self.n_starts = n_starts
         self.n_folds = n_folds
         super().__init__(
             module,
@@ -356,7 +361,7 @@ class GaussianVAENet(NeuralNet):
         """
         self.module = [self.stack_.members[i] for i in which]
         self.seed = [self.seed[i] for i in which]
-        self.n_folds = 0
+        self.n_starts, self.n_folds = 1, 0
         self.initialize_module()
         self.initialize_optimizer()
         self.member_terms_ = {

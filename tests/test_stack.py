@@ -300,6 +300,36 @@ def test_members_go_on_for_a_second_cycle_as_if_alone():
             torch.testing.assert_close(found, weight, rtol=1e-3, atol=1e-4)
 
 
+def test_of_competing_starts_the_best_goes_on_as_if_alone():
+    modules, seeds = make_modules(), [0, 1, 2]
+    train, valid = [rows_of(0, 30)] * 3, [rows_of(9, 20)] * 3
+    params = {"max_epochs": 30, "lr": 0.005, "patience": None, "n_cycles": 2}
+    net = fit(modules, seeds, train, valid, n_starts=3, **params)
+    alone = [fit([modules[m]], [seeds[m]], train[:1], valid[:1], **params) for m in range(3)]
+    assert [len(one.history) for one in alone] == [90] * 3  # else the test shows little
+    first = [min(one.history[:30, "valid_loss"]) for one in alone]
+    best = int(np.argmin(first))
+    last = dict(net.callbacks_)["best_epoch"].last_epochs_
+    assert last.tolist() == [90 if m == best else 30 for m in range(3)]
+    for name, weight in alone[best].module_.state_dict().items():
+        found = net.stack_.members[best].state_dict()[name]
+        torch.testing.assert_close(found, weight, rtol=1e-3, atol=1e-4)
+    assert net.final_losses() == pytest.approx(
+        [
+            min(one.history[:, "valid_loss"]) if m == best else first[m]
+            for m, one in enumerate(alone)
+        ],
+        rel=1e-3,
+    )
+
+
+def test_starts_that_nothing_judges_all_go_on():
+    params = {"max_epochs": 4, "n_cycles": 2, "n_starts": 2, "train_split": None}
+    net = GaussianVAENet(make_modules()[:2], seed=[0, 1], **params)
+    net.fit(StackedRows([rows_of(0, 30)] * 2))
+    assert dict(net.callbacks_)["best_epoch"].last_epochs_.tolist() == [12, 12]
+
+
 def test_a_member_that_fails_does_not_harm_the_others():
     modules = make_modules()
     with torch.no_grad():

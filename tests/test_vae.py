@@ -622,6 +622,31 @@ def test_starts_are_compared_by_cross_validation(iris):
     assert again.partial_fit(iris).n_epochs_ == several.n_epochs_ + 1
 
 
+@pytest.mark.parametrize("shape", ["plane", "curve"])
+def test_a_random_start_competes_for_the_second_cycle(shape, monkeypatch):
+    monkeypatch.setattr(GaussianVAE, "_n_steps", 1)
+    monkeypatch.setattr(GaussianVAE, "_n_rows_seen", 20 * 450)  # a first cycle of 20 epochs
+    rng = np.random.default_rng(0)
+    if shape == "curve":
+        angle = rng.uniform(-3, 3, 500)
+        points = np.column_stack([np.cos(angle), np.sin(angle), np.sin(2 * angle)])
+    else:
+        points = rng.standard_normal((500, 3))
+    X = points @ rng.standard_normal((3, 6)) + 0.1 * rng.standard_normal((500, 6))
+    params = {"prior": "standard", "hidden_layer_sizes": (16,), "random_state": 0}
+    vae = GaussianVAE(**params).fit(X)
+    assert len(vae.modules_) == 1
+    cycle = vae.net_.max_epochs
+    first_cycle = np.array([r["modules"]["valid_loss"] for r in vae.net_.history[:cycle]])
+    alone = [GaussianVAE(**params, init=init).fit(X) for init in ("factor_analysis", "random")]
+    for losses, one in zip(first_cycle.T, alone, strict=True):
+        assert losses[:5] == pytest.approx(curve(one)[:5], rel=1e-3)
+    best = np.argmin(first_cycle.min(0))
+    assert best == ["plane", "curve"].index(shape)
+    assert vae.n_epochs_ == alone[best].n_epochs_
+    assert vae.score(X) == pytest.approx(alone[best].score(X), abs=0.1)
+
+
 # scikit-learn's tools
 
 
