@@ -13,15 +13,16 @@ from skorch.callbacks import Callback
 from speed_peers import DRAWS, HIDDEN, data
 
 from skgvae import GaussianVAE
-from skgvae.batches import RowDataset
+from skgvae.batches import RowDataset, StackedRows
 from skgvae.nn import GaussianVAEModule
 from skgvae.objectives import NegativeBound, importance_weighted_bound
 
 LONGER = 10  # times the steps of ours that the loop may take
+DRAWS_HELD_OUT = 16
 
 
 class Curve(Callback):
-    """Record (steps, seconds, bound) at the start and after every epoch."""
+    """Record (steps, seconds, bound of each model) at the start and after every epoch."""
 
     def __init__(self, rows):
         self.rows = rows
@@ -36,12 +37,23 @@ class Curve(Callback):
 
     def on_train_begin(self, net, **kwargs):
         """Record the start."""
-        self.add(0, lambda: -net.evaluate(self.rows)["loss"])
+        self.add(0, lambda: self.bounds(net))
 
     def on_epoch_end(self, net, dataset_train=None, **kwargs):
         """Record an epoch."""
         steps = math.ceil(len(dataset_train) / net.batch_size)
-        self.add(steps, lambda: -net.evaluate(self.rows)["loss"])
+        self.add(steps, lambda: self.bounds(net))
+
+    def bounds(self, net):
+        """Return the held-out bound of each model, NaN where its training has ended."""
+        n_draws, net.n_valid_draws = net.n_valid_draws, DRAWS_HELD_OUT
+        bounds = -net.evaluate_members(StackedRows([self.rows] * len(net.stack_)))["loss"]
+        net.n_valid_draws = n_draws
+        return bounds
+
+    def choose(self, which):
+        """Keep the bounds of one model."""
+        self.points = [(steps, s, bounds[which]) for steps, s, bounds in self.points]
 
     def reached(self, level):
         """Return steps and seconds until the bound reached a level, or None."""
@@ -52,10 +64,21 @@ class Curve(Callback):
         return max(bound for _, _, bound in self.points)
 
 
+class Watched(GaussianVAE):
+    """GaussianVAE whose starts still compete, as with callbacks in ``net_params`` they do not."""
+
+    def _make_net(self, modules, **groups):
+        net = super()._make_net(modules, **groups)
+        net.callbacks = [self.curve]
+        return net
+
+
 def fit(X, rows, prior):
-    curve = Curve(rows)
-    net_params = {"callbacks": [curve], "n_valid_draws": 16}
-    vae = GaussianVAE(prior=prior, random_state=0, device="cpu", net_params=net_params).fit(X)
+    vae = Watched(prior=prior, random_state=0, device="cpu")
+    vae.curve = curve = Curve(rows)
+    history = vae.fit(X).net_.history
+    losses = [record.get("modules", record)["valid_loss"] for record in history]
+    curve.choose(np.argmin(np.nanmin(np.reshape(losses, (len(losses), -1)), 0)))
     kept = curve.points[vae.best_epoch_][2]
     return curve, kept, vae
 
@@ -83,7 +106,7 @@ def adam_loop(X, rows, n_components, batch_size, n_steps):
 @torch.no_grad()
 def held_out(vae, rows):
     generator = torch.Generator().manual_seed(0)
-    eps = torch.randn(16, len(rows), vae.encoder.out_features, generator=generator)
+    eps = torch.randn(DRAWS_HELD_OUT, len(rows), vae.encoder.out_features, generator=generator)
     return importance_weighted_bound(vae, rows.v1, rows.v1, eps).value.mean().item()
 
 

@@ -15,7 +15,7 @@ class TrainingPlanMixin:
 
     _learning_rate = 5e-3
     _n_steps = 1000
-    _n_rows_seen = 1_000_000
+    _n_rows_seen = 2_000_000
     _n_valid_points = 4096  # draws of all validation rows together
     _patience = 0.5  # as a share of all epochs; None waits to the end
     _n_cycles = 1  # of the learning rate, at most

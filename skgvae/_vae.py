@@ -69,14 +69,15 @@ class GaussianVAE(BaseGaussianVAE):
     init : {"auto", "factor_analysis", "mixture", "random"}, default="auto"
         Start of training; "auto" is "mixture" for a mixture prior and "factor_analysis" for
         the standard one, and where training may have a second cycle (``max_epochs``) a
-        "random" start is trained beside it in the first, after which the better one alone
-        goes on; not so with ``net_params``. With "factor_analysis" the model starts as scikit-learn's
-        FactorAnalysis of the training rows (as probabilistic PCA for isotropic noise), and
-        the validation bound never ends below it. "mixture" needs ``prior="mixture"``: the
-        model starts as a GaussianMixture of the training rows (of 5000 where there are
-        more), less sharp where a component holds less noise than the decoder, whose variance
-        starts the same everywhere. With fewer components than columns it is a mixture in the
-        plane of FactorAnalysis, a mixture of factor analysers with common loadings.
+        "random" start is trained beside it in the first, after which only the better one
+        goes on; not so with ``net_params``. With "factor_analysis" the model starts as
+        scikit-learn's FactorAnalysis of the training rows (as probabilistic PCA for
+        isotropic noise), and the validation bound never ends below it. "mixture" needs
+        ``prior="mixture"``: the model starts as a GaussianMixture of the training rows (of
+        5000 where there are more), less sharp where a component holds less noise than the
+        decoder, whose variance starts the same everywhere. With fewer components than
+        columns it is a mixture in the plane of FactorAnalysis, a mixture of factor
+        analysers with common loadings.
     prior : {"standard", "mixture"}, default="mixture"
         p(z): N(0, I), or a mixture of Gaussians with full covariances that is learned with
         the rest. Unless it starts at a mixture it starts near N(0, I).
@@ -92,7 +93,7 @@ class GaussianVAE(BaseGaussianVAE):
         Whether to standardise the columns; else noise is in the units of X.
     max_epochs : int or "auto", default="auto"
         Passes over the training rows. "auto" takes 100; more where these are less than 1000
-        steps; fewer, but 10 at least, where they would see more than a million rows. Where
+        steps; fewer, but 10 at least, where they would see more than 2 million rows. Where
         held-out rows find the best epoch in their last tenth, a second cycle of the learning
         rate, twice as long, goes on from there: three times as many in all. Not so where these
         are 10, nor where ``patience`` is set. 0 keeps the start.
