@@ -108,7 +108,7 @@ class BaseGaussianVAE(
     def _bound_params(self):
         """Return what is maximised, as parameters of the net's criterion."""
 
-    def _choose_inits(self):
+    def _choose_inits(self, n_valid=0):
         """Return the kinds of start that compete with each other."""
         return [self.init]
 
@@ -161,8 +161,9 @@ class BaseGaussianVAE(
             for seed in seeds[::n_init]
         ]
         (train, valid), n_folds = splits[0][0], len(splits[0]) - 1
-        self._resolve_training(len(train), 0 if valid is None else len(valid), n_folds)
-        inits = ["continued"] if continues else self._choose_inits()
+        n_valid = 0 if valid is None else len(valid)
+        self._resolve_training(len(train), n_valid, n_folds)
+        inits = ["continued"] if continues else self._choose_inits(n_valid)
         n_starts = n_init * len(inits)
         parts = [part for split in splits for _ in range(n_starts) for part in split]
         train, valid = map(list, zip(*parts, strict=True))
@@ -171,7 +172,8 @@ class BaseGaussianVAE(
         seeds = [seed for seed, _ in starts]
         modules = self.modules_ if continues else self._new_modules(train, starts)
         self._train_seeds = [seed["train"] for seed in seeds]
-        self.net_ = self._make_net(modules, n_starts=n_starts, n_folds=n_folds).initialize()
+        n_rivals = n_starts if self._training["n_cycles"] > 1 else 1  # at the end of a cycle
+        self.net_ = self._make_net(modules, n_starts=n_rivals, n_folds=n_folds).initialize()
         self._train(train, valid, X, target, n_starts=n_starts)
         return self
 
@@ -442,6 +444,8 @@ class BaseGaussianVAE(
         if net is not None:
             weights = net.stack_.stacked.state_dict().items()
             state["_weights"] = {name: w.cpu().numpy() for name, w in weights}
+            # In training, when callbacks copy the estimator, some may have ended.
+            state["_train_seeds"] = [self._train_seeds[i] for i in net.in_stack_]
             state["_state_version"] = STATE_VERSION
             state["device_"] = str(state["device_"])
         return state

@@ -89,7 +89,7 @@ class TrainingPlanMixin:
         named = {"max_epochs", "patience"} & set(self.net_params or {})
         is_open = self.max_epochs == self.patience == "auto" and not named
         judged = n_valid > 0 and n_folds == 0
-        return self._n_cycles if is_open and judged and max_epochs > MIN_EPOCHS else 1
+        return self._n_cycles if is_open and judged and max_epochs >= 2 * MIN_EPOCHS else 1
 
     def _choose_n_valid_draws(self, n_valid):
         # Few rows need many draws to tell epochs apart, for many rows they would cost the most.

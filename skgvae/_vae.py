@@ -70,22 +70,22 @@ class GaussianVAE(BaseGaussianVAE):
         Start of training; "auto" is "mixture" for a mixture prior and "factor_analysis" for
         the standard one, and where training may have a second cycle (``max_epochs``) a
         "random" start is trained beside it in the first, after which only the better one
-        goes on; not so with ``net_params``. With "factor_analysis" the model starts as
-        scikit-learn's FactorAnalysis of the training rows (as probabilistic PCA for
-        isotropic noise), and the validation bound never ends below it. "mixture" needs
-        ``prior="mixture"``: the model starts as a GaussianMixture of the training rows (of
-        5000 where there are more), less sharp where a component holds less noise than the
-        decoder, whose variance starts the same everywhere. With fewer components than
-        columns it is a mixture in the plane of FactorAnalysis, a mixture of factor
-        analysers with common loadings.
+        goes on; not so with ``net_params``, nor with fewer than 50 held-out rows. With
+        "factor_analysis" the model starts as scikit-learn's FactorAnalysis of the training
+        rows (as probabilistic PCA for isotropic noise), and the validation bound never ends
+        below it. "mixture" needs ``prior="mixture"``: the model starts as a GaussianMixture
+        of the training rows (of 5000 where there are more), less sharp where a component
+        holds less noise than the decoder, whose variance starts the same everywhere. With
+        fewer components than columns it is a mixture in the plane of FactorAnalysis, a
+        mixture of factor analysers with common loadings.
     prior : {"standard", "mixture"}, default="mixture"
         p(z): N(0, I), or a mixture of Gaussians with full covariances that is learned with
         the rest. Unless it starts at a mixture it starts near N(0, I).
     n_prior_components : int or "auto", default="auto"
         Gaussians in the mixture prior. "auto" lets the start at a mixture choose 1 to 64 by
         the Bayesian information criterion, at most one for five rows and for twice as many
-        rows as there are columns, or factors of them; with another start it is 8. That start
-        takes no more than there are rows.
+        rows as there are columns, or factors of them; a random start beside it has as many, any
+        other start 8. That start takes no more than there are rows.
     n_train_draws : int, default=4
         Draws of z in the training bound. One is the evidence lower bound, more the
         importance-weighted bound [3]_, which is nearer to the log-likelihood.
@@ -96,7 +96,7 @@ class GaussianVAE(BaseGaussianVAE):
         steps; fewer, but 10 at least, where they would see more than 2 million rows. Where
         held-out rows find the best epoch in their last tenth, a second cycle of the learning
         rate, twice as long, goes on from there: three times as many in all. Not so where these
-        are 10, nor where ``patience`` is set. 0 keeps the start.
+        are fewer than 20, nor where ``patience`` is set. 0 keeps the start.
     batch_size : int or "auto", default="auto"
         Rows in a step. "auto" is a sixteenth of the rows, between 16 and 512.
     lr : float or "auto", default="auto"
@@ -133,7 +133,8 @@ class GaussianVAE(BaseGaussianVAE):
         Seed of the held-out rows, initial weights, order of rows and draws. None takes fresh
         entropy. Global generators are neither read nor moved.
     verbose : bool or int, default=0
-        Whether to show a progress bar.
+        Whether to show a progress bar. Of starts that compete it shows the lowest loss, and
+        scikit-learn's callbacks see the first.
     net_params : dict, default=None
         Parameters of the skorch net in skorch's spelling, applied last: ``{"callbacks":
         [...], "optimizer": torch.optim.SGD, "gradient_clip": 1.0, ...}``.
@@ -479,13 +480,13 @@ class GaussianVAE(BaseGaussianVAE):
         prior = {"prior": self.prior, "n_prior_components": self.n_prior_components}
         return super()._get_structure() | prior
 
-    def _choose_inits(self):
+    def _choose_inits(self, n_valid=0):
         if self.init != "auto":
             return [self.init]
         classical = "mixture" if "n_prior_components" in self._module_spec else "factor_analysis"
-        # Where the first of two cycles is to tell which is better. Callbacks see one model.
-        two = self._training["n_cycles"] > 1 and not self.net_params
-        return [classical, "random"] if two else [classical]
+        # Where the first of two cycles can tell which is better. Callbacks see one model.
+        judged = self._training["n_cycles"] > 1 and n_valid >= FEW_VALIDATION_ROWS
+        return [classical, "random"] if judged and not self.net_params else [classical]
 
     def _start(self, module, rows, init, like):
         step = -(-len(rows) // MAX_ROWS)

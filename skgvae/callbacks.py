@@ -40,6 +40,11 @@ class BestEpoch(Callback):
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         n_modules = len(net.stack_)
+        if n_modules % (net.n_starts * (1 + net.n_folds)):
+            raise ValueError(
+                f"n_starts={net.n_starts} and n_folds={net.n_folds} do not divide {n_modules} "
+                "modules."
+            )
         self.best_losses_ = np.full(n_modules, math.inf)
         self.best_epochs_ = np.full(n_modules, len(net.history))
         self.last_epochs_ = np.full(n_modules, len(net.history))
@@ -58,9 +63,11 @@ class BestEpoch(Callback):
         groups = finite.reshape(-1, 1 + net.n_folds)  # one best epoch: all go on, or none
         finite = np.repeat(groups.all(1), 1 + net.n_folds)
         lost = self.in_training_ & ~finite
-        if lost.any():
-            of_several = f" for {lost.sum()} of {len(lost)} modules" if len(lost) > 1 else ""
-            kept = ", ".join(str(e) for e in np.unique(self.best_epochs_[lost]))
+        unrivalled = lost & ~self._have_rivals(net, self.in_training_ & finite)
+        if unrivalled.any():
+            n_lost, n_modules = unrivalled.sum(), len(lost)
+            of_several = f" for {n_lost} of {n_modules} modules" if n_modules > 1 else ""
+            kept = ", ".join(str(e) for e in np.unique(self.best_epochs_[unrivalled]))
             warnings.warn(
                 f"The loss or a weight was not finite in epoch {epoch}{of_several}: training "
                 f"ended and the weights of epoch {kept} are kept. Use a smaller lr "
@@ -68,7 +75,7 @@ class BestEpoch(Callback):
                 RuntimeWarning,
                 stacklevel=2,
             )
-            self.in_training_ &= finite
+        self.in_training_ &= finite
         better = self.in_training_.copy()
         if "valid" in terms:
             better &= terms["valid"]["loss"] < self.best_losses_
@@ -113,6 +120,11 @@ class BestEpoch(Callback):
         net.restore_members(self._best_state)
         del self._best_state
 
+    def _have_rivals(self, net, sound):
+        # Whether another start of the same model is sound: then nothing is lost with this one.
+        groups = sound.reshape(-1, net.n_starts * (1 + net.n_folds))
+        return np.repeat(groups.any(1), groups.shape[1])
+
     def _win(self, net):
         # Of competing starts the best; without validation rows nobody knows.
         starts = self.best_losses_.reshape(-1, net.n_starts, 1 + net.n_folds)
@@ -137,7 +149,7 @@ class BestEpoch(Callback):
 
 
 class ProgressBar(Callback):
-    """Show one bar for the whole fit, with the monitored loss."""
+    """Show one bar for the whole fit, with the monitored loss; of competing starts the lowest."""
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         from tqdm.auto import tqdm
@@ -147,8 +159,9 @@ class ProgressBar(Callback):
     def on_epoch_end(self, net, **kwargs):
         record = net.history[-1]
         name = "valid_loss" if "valid_loss" in record else "train_loss"
+        loss = np.nanmin(record["modules"][name]) if net.n_starts > 1 else record[name]
         self.bar_.total = self.bar_.n + 1 + net.cycle_end_ - len(net.history)
-        self.bar_.set_postfix({name: f"{record[name]:.4g}"}, refresh=False)
+        self.bar_.set_postfix({name: f"{loss:.4g}"}, refresh=False)
         self.bar_.update()
 
     def on_train_end(self, net, X=None, y=None, **kwargs):

@@ -30,7 +30,8 @@ class StackedGridSearchCV(GridSearchCV):  # numpydoc ignore=PR02
     together. Alike are networks of the same layers (``n_components``,
     ``hidden_layer_sizes``, ``activation``, ``noise``), with the same settings of training and the
     same numbers of batches and of validation rows; ``kl_weight``, ``min_noise``,
-    ``random_state``, ``init`` and the number of Gaussians in a mixture prior may differ. For
+    ``random_state``, ``init`` (not where "auto" brings a second start) and the number of Gaussians
+    in a mixture prior may differ. For
     GaussianVAERegressor, and with unlabelled rows, the numbers of training rows (and of
     labels) must be the same too. Whatever is alike no other (estimators that are not of this
     package, networks with modules of the user's own or with callbacks, a verbose fit) is

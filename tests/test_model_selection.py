@@ -23,6 +23,7 @@ from sklearn.model_selection import (
     GroupKFold,
     KFold,
     RandomizedSearchCV,
+    ShuffleSplit,
     cross_val_score,
 )
 from sklearn.pipeline import make_pipeline
@@ -174,6 +175,20 @@ def test_fits_of_one_fold_share_their_start(iris, monkeypatch):
 def test_density_with_other_parameters(n_fits, grid, iris, stacks):
     search_both(GaussianVAE(2, **FEW_GAUSSIANS), grid, iris)
     assert stacks == n_fits
+
+
+def test_starts_that_compete(stacks, monkeypatch):
+    monkeypatch.setattr(GaussianVAE, "_n_steps", 1)
+    monkeypatch.setattr(GaussianVAE, "_n_rows_seen", 20 * 460)  # a first cycle of 20 epochs
+    rng = np.random.default_rng(0)
+    curve = np.sin(rng.uniform(-3, 3, (510, 1)) * [1, 2, 3])
+    X = curve + 0.2 * rng.standard_normal(curve.shape)
+    model = GaussianVAE(prior="standard", hidden_layer_sizes=(8,), n_draws=32, random_state=0)
+    search, _ = search_both(
+        model, {"kl_weight": [0.7, 1.0]}, X, cv=ShuffleSplit(2, test_size=10, random_state=0)
+    )
+    assert stacks == [4]
+    assert len(search.best_estimator_.net_.history[0]["modules"]["valid_loss"]) == 2
 
 
 def test_regressor(diabetes, stacks):

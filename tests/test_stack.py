@@ -323,6 +323,21 @@ def test_of_competing_starts_the_best_goes_on_as_if_alone():
     )
 
 
+def test_a_competing_start_that_fails_is_no_news():
+    modules, rows = make_modules()[:2], [rows_of(0, 30)] * 2
+    with torch.no_grad():
+        modules[1].decoder.loc.weight.fill_(torch.nan)
+    net = fit(modules, [0, 1], rows, [rows_of(9, 20)] * 2, n_starts=2)
+    assert np.isfinite(net.final_losses()).tolist() == [True, False]
+    with pytest.warns(RuntimeWarning, match="for 1 of 2 modules"):
+        fit(modules, [0, 1], rows, [rows_of(9, 20)] * 2)
+
+
+def test_groups_that_do_not_divide_the_modules_are_refused():
+    with pytest.raises(ValueError, match="n_starts=2 and n_folds=0 do not divide 3 modules"):
+        fit(make_modules(), [0, 1, 2], [rows_of(0)] * 3, [rows_of(9)] * 3, n_starts=2)
+
+
 def test_starts_that_nothing_judges_all_go_on():
     params = {"max_epochs": 4, "n_cycles": 2, "n_starts": 2, "train_split": None}
     net = GaussianVAENet(make_modules()[:2], seed=[0, 1], **params)
