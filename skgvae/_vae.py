@@ -70,14 +70,15 @@ class GaussianVAE(BaseGaussianVAE):
         Start of training; "auto" is "mixture" for a mixture prior and "factor_analysis" for
         the standard one, and where training may have a second cycle (``max_epochs``) a
         "random" start is trained beside it in the first, after which only the better one
-        goes on; not so with ``net_params``, nor with fewer than 50 held-out rows. With
-        "factor_analysis" the model starts as scikit-learn's FactorAnalysis of the training
-        rows (as probabilistic PCA for isotropic noise), and the validation bound never ends
-        below it. "mixture" needs ``prior="mixture"``: the model starts as a GaussianMixture
-        of the training rows (of 5000 where there are more), less sharp where a component
-        holds less noise than the decoder, whose variance starts the same everywhere. With
-        fewer components than columns it is a mixture in the plane of FactorAnalysis, a
-        mixture of factor analysers with common loadings.
+        goes on; not so with ``net_params``, nor with fewer than 50 held-out rows.
+        (``n_init`` counts such pairs.) With "factor_analysis" the model starts as
+        scikit-learn's FactorAnalysis of the training rows (as probabilistic PCA for
+        isotropic noise), and the validation bound never ends below it. "mixture" needs
+        ``prior="mixture"``: the model starts as a GaussianMixture of the training rows (of
+        5000 where there are more), less sharp where a component holds less noise than the
+        decoder, whose variance starts the same everywhere. With fewer components than
+        columns it is a mixture in the plane of FactorAnalysis, a mixture of factor
+        analysers with common loadings.
     prior : {"standard", "mixture"}, default="mixture"
         p(z): N(0, I), or a mixture of Gaussians with full covariances that is learned with
         the rest. Unless it starts at a mixture it starts near N(0, I).
@@ -122,9 +123,8 @@ class GaussianVAE(BaseGaussianVAE):
         that are seeded in ``fit`` and shared by all rows, so that answers do not depend on
         which rows are asked for together. A power of two is best.
     n_init : int, default=1
-        Number of starts (where a random one competes: of pairs), trained at once, of which that
-        with the best validation loss (without held-out rows: training loss) is kept. Only the
-        best may have a second cycle.
+        Number of starts, trained at once, of which that with the best validation loss (without
+        held-out rows: training loss) is kept.
     warm_start : bool, default=False
         Whether ``fit`` continues with the weights and the scaling of the last one.
     device : str or torch.device, default="auto"
@@ -133,8 +133,7 @@ class GaussianVAE(BaseGaussianVAE):
         Seed of the held-out rows, initial weights, order of rows and draws. None takes fresh
         entropy. Global generators are neither read nor moved.
     verbose : bool or int, default=0
-        Whether to show a progress bar. Of starts that compete it shows the lowest loss, and
-        scikit-learn's callbacks see the first.
+        Whether to show a progress bar.
     net_params : dict, default=None
         Parameters of the skorch net in skorch's spelling, applied last: ``{"callbacks":
         [...], "optimizer": torch.optim.SGD, "gradient_clip": 1.0, ...}``.
