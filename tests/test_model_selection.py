@@ -183,7 +183,8 @@ def test_starts_that_compete(stacks, monkeypatch):
     rng = np.random.default_rng(0)
     curve = np.sin(rng.uniform(-3, 3, (510, 1)) * [1, 2, 3])
     X = curve + 0.2 * rng.standard_normal(curve.shape)
-    model = GaussianVAE(prior="standard", hidden_layer_sizes=(8,), n_draws=32, random_state=0)
+    params = {"prior": "standard", "hidden_layer_sizes": (8,), "batch_size": 150, "n_draws": 32}
+    model = GaussianVAE(**params, random_state=0)
     search, _ = search_both(
         model, {"kl_weight": [0.7, 1.0]}, X, cv=ShuffleSplit(2, test_size=10, random_state=0)
     )

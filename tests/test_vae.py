@@ -725,7 +725,8 @@ def test_callbacks_can_copy_the_estimator_when_a_start_has_ended(monkeypatch):
     monkeypatch.setattr(GaussianVAE, "_n_rows_seen", 20 * 450)  # a first cycle of 20 epochs
     X = np.sin(np.random.default_rng(0).uniform(-3, 3, (500, 1)) * [1, 2, 3])
     monitor = callback.ScoringMonitor(scoring=None)
-    vae = GaussianVAE(prior="standard", hidden_layer_sizes=(8,), n_draws=32, random_state=0)
+    params = {"prior": "standard", "hidden_layer_sizes": (8,), "batch_size": 50, "n_draws": 32}
+    vae = GaussianVAE(**params, random_state=0)
     vae.set_callbacks(monitor).fit(X)
     assert vae.n_epochs_ > 20  # else the test shows little
     assert len(vae.modules_) == 1
