@@ -14,6 +14,7 @@ from sklearn.utils.validation import _check_sample_weight
 from skorch.helper import predefined_split
 from torch import nn
 
+from ._history import to_columns, to_records
 from ._latent_space import LatentSpaceMixin
 from ._random import draw_seeds
 from ._scaling import FARTHEST, Standardizer, grid_noise
@@ -38,9 +39,11 @@ INITS = ("factor_analysis", "random")
 DECAYED = "*.hidden.*.weight"
 
 N_DESCRIBED = 10_000
+SMALLEST = float(np.finfo(np.float32).tiny)
 ACTIVE_KL = 0.01  # nats a row from which a latent component counts as used
 # Raised by each change of what a saved model holds.
-STATE_VERSION = 1
+STATE_VERSION = 2
+READABLE_VERSIONS = 1, 2  # in the first the history is a list of records
 _SEEDS = ("split", "weights", "train", "draws")  # of one member
 
 # Where scikit-learn's HTML representation of an estimator links to.
@@ -214,6 +217,8 @@ class BaseGaussianVAE(
             self.min_noise_ = grid_noise(target, scale, self._min_noise)
         else:
             self.min_noise_ = np.full(target.shape[1], float(self.min_noise))
+            if self.min_noise < SMALLEST:
+                raise ValueError(f"min_noise={self.min_noise!r} is zero in float32.")
             if np.any(self.min_noise_ >= max_noise):
                 raise ValueError(
                     f"min_noise={self.min_noise!r} is out of proportion to the data: use less "
@@ -424,7 +429,8 @@ class BaseGaussianVAE(
             states = [copy.deepcopy(part.state_dict()) for part in parts]
             n_epochs = len(net.history)
         try:
-            yield
+            with torch.inference_mode(False), torch.enable_grad():  # whatever the caller's mode
+                yield
         except BaseException:
             vars(self).clear()
             vars(self).update(before)
@@ -447,18 +453,22 @@ class BaseGaussianVAE(
             # In training, when callbacks copy the estimator, some may have ended.
             state["_train_seeds"] = [self._train_seeds[i] for i in net.in_stack_]
             state["_state_version"] = STATE_VERSION
+            if "history_" in state:  # which it is not in the first epochs
+                state["history_"] = to_columns(state["history_"])
             state["device_"] = str(state["device_"])
         return state
 
     def __setstate__(self, state):
         state = dict(state)
         weights, version = state.pop("_weights", None), state.pop("_state_version", None)
-        if weights is not None and version != STATE_VERSION:
+        if weights is not None and version not in READABLE_VERSIONS:
             raise ValueError(
                 f"This {type(self).__name__} was saved by another version of skgvae, in form "
                 f"{version}, where this one reads form {STATE_VERSION}. Load it with the version "
                 "that saved it, or fit it anew."
             )
+        if "history_" in state and version != 1:
+            state["history_"] = to_records(state["history_"])
         super().__setstate__(state)
         if weights is None:
             return
@@ -513,10 +523,14 @@ def drop_unweighted(sample_weight, X, *arrays):
     if sample_weight is None:
         return None, X, *arrays
     weight = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
-    kept = weight > 0
+    weight = weight / (weight.max() or 1.0)  # so that the sum of huge ones stays finite
+    kept = weight > SMALLEST  # others are zero in float32
     if kept.sum() < 2:
-        raise ValueError(f"sample_weight is positive for {kept.sum()} rows; 2 are needed.")
-    weight = weight[kept] / weight[kept].max()  # so that the sum of huge ones stays finite
+        raise ValueError(
+            f"sample_weight is positive for {kept.sum()} rows, if what is zero in float32 beside "
+            "the largest does not count; 2 are needed."
+        )
+    weight = weight[kept]
     return weight / weight.mean(), *(array[kept] for array in (X, *arrays))
 
 

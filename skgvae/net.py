@@ -332,10 +332,10 @@ class GaussianVAENet(NeuralNet):
     def record_for_members(self, values, summarise):
         """Record what has an entry for each module: a summary, and of several modules all."""
         for name, entries in values.items():
-            self.history.record(name, float(summarise(entries[self.in_stack_])))
+            self.history.record(name, _in_float32(summarise(entries[self.in_stack_])).item())
         if len(entries) > 1:
             known = self.history[-1].get("modules", {})
-            own = {name: entries.tolist() for name, entries in values.items()}
+            own = {name: _in_float32(entries).tolist() for name, entries in values.items()}
             self.history.record("modules", known | own)
 
     def final_losses(self) -> np.ndarray:
@@ -548,6 +548,11 @@ class GaussianVAENet(NeuralNet):
         seeds = self.seed if isinstance(self.seed, (list, tuple)) else [self.seed]
         seeds = [seeds[i] + offset for i in self.in_stack_]
         return [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
+
+
+def _in_float32(values):
+    """Return losses as exactly as they are computed: so they are saved in half the space."""
+    return np.asarray(values, np.float32) if np.asarray(values).dtype.kind == "f" else values
 
 
 def _judge_by_folds(means, loss, n_folds):

@@ -54,6 +54,7 @@ MAY_IMPORT = {
         "nn",
         "objectives",
     },
+    "_history": {"numpy"},
     "_training_plan": {"numpy", "sklearn", "torch"},
     "_inference": {"numpy", "sklearn", "torch", "_random", "likelihood"},
     "_latent_space": {"numpy", "sklearn", "torch", "_inference", "nn"},
@@ -62,6 +63,7 @@ MAY_IMPORT = {
         "sklearn",
         "skorch",
         "torch",
+        "_history",
         "_latent_space",
         "_random",
         "_scaling",
@@ -153,7 +155,10 @@ def test_imports_run_downward(path):
 
 
 RUNS_CODE = {"eval", "exec", "compile", "__import__"}
-OPENS_FILES = {"open", "load", "loads", "Unpickler", "memmap", "fromfile", "save", "dump"}
+OPENS_FILES = {"open", "load", "loads", "Unpickler", "memmap", "fromfile", "save", "dump",
+               "dumps", "read_bytes", "read_text", "savetxt", "savez", "tofile", "write_bytes",
+               "write_text"}  # fmt: skip
+SERIALISES = {"dill", "marshal", "pickle", "shelve"}
 REACHES_OUT = {"asyncio", "ftplib", "http", "os", "requests", "shutil", "smtplib", "socket",
                "ssl", "subprocess", "tempfile", "urllib", "webbrowser"}  # fmt: skip
 
@@ -161,7 +166,7 @@ REACHES_OUT = {"asyncio", "ftplib", "http", "os", "requests", "shutil", "smtplib
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=name_of)
 def test_no_code_is_run_no_file_is_opened_and_nothing_is_sent(path):
     roots = {name.split(".")[0] for name in imports(path)}
-    assert not roots & REACHES_OUT
+    assert not roots & (REACHES_OUT | SERIALISES)
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in RUNS_CODE | OPENS_FILES, ast.unparse(node)

@@ -125,6 +125,23 @@ def test_a_file_is_hardly_larger_than_the_weights(sizes, make, rows):
     assert len(pickle.dumps(model)) < 2 * n_bytes + 20_000
 
 
+def test_a_long_history_is_saved_in_little_space(make, rows):
+    model = make().set_params(max_epochs=1).fit(*rows)
+    n_bytes = len(pickle.dumps(model))
+    model.history_ = 300 * model.history_  # as of the longest fit by default
+    known = list(model.history_)
+    assert by_pickle(model).history_ == known
+    assert len(pickle.dumps(model)) < n_bytes + 15_000
+    # Not all epochs have the same entries, and what callbacks record may be anything.
+    model.history_ += [
+        {"epoch": 301, "r2": 0.1},
+        {"epoch": 302, "r2": 1},
+        {"name": "x", "no": None},
+    ]
+    for round_trip in ROUND_TRIPS:
+        assert round_trip(model).history_ == model.history_
+
+
 def test_no_rows_are_saved(make, rows):
     X, y = rows
     y = X[:, 0] if make().__class__ is GaussianVAERegressor else y

@@ -921,6 +921,31 @@ def test_bad_weights(weight, iris):
         GaussianVAE(2, **FAST).fit(iris, sample_weight=np.eye(150)[0])
 
 
+def test_weights_that_are_zero_beside_the_largest(iris):
+    weights = np.r_[np.ones(100), np.full(50, 1e-50)]
+    vae = GaussianVAE(2, **FAST).fit(iris, sample_weight=weights)
+    same = GaussianVAE(2, **FAST).fit(iris, sample_weight=np.r_[np.ones(100), np.zeros(50)])
+    np.testing.assert_array_equal(vae.transform(iris), same.transform(iris))
+    with pytest.raises(ValueError, match="sample_weight is positive for 1 rows"):
+        GaussianVAE(2, **FAST).fit(iris, sample_weight=np.r_[1.0, np.full(149, 1e-50)])
+
+
+def test_a_floor_that_float32_does_not_hold(iris):
+    with pytest.raises(ValueError, match="min_noise=1e-300 is zero in float32"):
+        GaussianVAE(2, min_noise=1e-300, **FAST).fit(iris)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_fits_in_any_mode_of_torch(mode, iris):
+    known = GaussianVAE(2, **FAST).fit(iris)
+    with mode():
+        vae = GaussianVAE(2, **FAST).fit(iris)
+        np.testing.assert_array_equal(vae.transform(iris), known.transform(iris))
+        vae.partial_fit(iris)
+        assert not torch.is_grad_enabled()
+    assert torch.is_grad_enabled()
+
+
 def test_a_learning_rate_far_too_large_leaves_the_start(iris):
     vae = GaussianVAE(2, lr=1e30, early_stopping=False, max_epochs=5, random_state=0)
     with pytest.warns(RuntimeWarning, match="smaller lr"):
