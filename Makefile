@@ -26,7 +26,7 @@ test: $(VENV)/.ready  ## run the tests
 	$(PY) -m pytest -n auto
 
 test-all: $(VENV)/.ready  ## run all tests, the slow ones too, with coverage
-	$(PY) -m coverage run -m pytest -m ''
+	$(PY) -m coverage run -m pytest -m '' --hypothesis-show-statistics
 	$(PY) -m coverage report
 
 test-oldest: $(OLDEST)/.ready  ## run the tests with the oldest versions that are supported

@@ -13,6 +13,25 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("seed", range(int(first), int(last or first) + 1))
 
 
+TRIED = {
+    "test_torture.py": "odd data",
+    "test_faults.py": "faults in training",
+    "test_persistence.py": "saved models",
+    "test_concurrency.py": "side by side",
+}
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say what was tried of all that may go wrong, and how much of it did."""
+    for file, what in TRIED.items():
+        passed, failed = (
+            sum(report.nodeid.split("::")[0].endswith(file) for report in reports)
+            for reports in map(terminalreporter.getreports, ("passed", "failed"))
+        )
+        if passed or failed:
+            terminalreporter.write_line(f"{what}: {passed + failed} tried, {failed} failed")
+
+
 @pytest.fixture(autouse=True)
 def _same_generators_in_every_test():
     with torch.random.fork_rng():

@@ -6,6 +6,7 @@ import torch
 from skorch.callbacks import Callback
 
 from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
+from skgvae.net import GaussianVAENet
 
 pytestmark = pytest.mark.filterwarnings("ignore::skgvae.PosteriorCollapseWarning")
 
@@ -72,6 +73,20 @@ def spoil_gradients(named_parameters):
         parameter.grad[:] = torch.nan
 
 
+class LossSpoiledAtStep:
+    """Stands for ``GaussianVAENet._loss``: one of its training losses is not finite."""
+
+    def __init__(self, at, value):
+        self.at, self.value, self.n_seen, self.own = at, value, 0, GaussianVAENet._loss
+
+    def __call__(self, net, *args):
+        terms = self.own(net, *args)
+        self.n_seen += torch.is_grad_enabled()
+        if torch.is_grad_enabled() and self.n_seen == self.at:
+            return terms._replace(loss=terms.loss * self.value)
+        return terms
+
+
 def raiser(error):
     def action(named_parameters):
         raise error
@@ -98,6 +113,19 @@ def test_a_step_that_is_not_finite_ends_training_at_the_best_epoch(at, early_sto
     model = make(early_stopping=early_stopping, net_params={"callbacks": callbacks})
     with pytest.warns(RuntimeWarning, match="was not finite in epoch") as record:
         model.fit(*rows)
+    assert len(record) == 1
+    assert_usable(model, rows[0])
+
+
+@pytest.mark.parametrize("at", BATCHES)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_ends_training_at_the_best_epoch(
+    value, at, make, rows, monkeypatch
+):
+    spoiled = LossSpoiledAtStep(at, value)
+    monkeypatch.setattr(GaussianVAENet, "_loss", lambda net, *args: spoiled(net, *args))
+    with pytest.warns(RuntimeWarning, match="was not finite in epoch") as record:
+        model = make().fit(*rows)
     assert len(record) == 1
     assert_usable(model, rows[0])
 

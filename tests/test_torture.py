@@ -2,6 +2,7 @@
 
 import tracemalloc
 import warnings
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from skgvae import (
     GaussianVAERegressor,
     PosteriorCollapseWarning,
 )
+from skgvae.net import GaussianVAENet
 
 hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import given, settings  # noqa: E402
@@ -153,9 +155,12 @@ def check(kind, shape, values, form, weights, target, seed, **params):
     if kind is not GaussianVAE:
         params["n_estimators"] = 1
     model = kind(**FAST, **params, random_state=seed)
+    watched = {"autospec": True, "side_effect": GaussianVAENet.fit_loop}
     try:
-        model.fit(X, y, sample_weight=weight)
+        with mock.patch.object(GaussianVAENet, "fit_loop", **watched) as training:
+            model.fit(X, y, sample_weight=weight)
     except (ValueError, TypeError) as error:
+        assert not training.called  # it is found out before
         assert len(str(error)) > 20  # noqa: PT017
         assert type(error) in (ValueError, TypeError)  # noqa: PT017 - no LinAlgError
         assert set(vars(model)) == set(model.get_params(deep=False))
@@ -188,6 +193,41 @@ def test_an_answer_or_an_error(**case):
 @given(**CASES)
 def test_an_answer_or_an_error_at_length(**case):
     check(**case)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", [GaussianVAE, GaussianVAERegressor, GaussianVAEClassifier])
+def test_a_value_that_is_not_finite_is_refused_in_every_position(kind, value):
+    X, y = np.random.default_rng(0).standard_normal((6, 3)), np.arange(6) % 2
+    fitted = kind(2, **FAST, random_state=0).fit(X, y)
+    known = fitted.transform(X)
+    names = ("transform", "reconstruct", "elbo", "score_samples", "predict", "predict_proba")
+    for i, j in np.ndindex(X.shape):
+        spoiled = X.copy()
+        spoiled[i, j] = value
+        with pytest.raises(ValueError, match=r"contains (NaN|infinity)"):
+            kind(2, **FAST, random_state=0).fit(spoiled, y)
+        for method in ("fit", "partial_fit"):
+            with pytest.raises(ValueError, match=r"contains (NaN|infinity)"):
+                getattr(fitted, method)(spoiled, y)
+        for name in names:
+            if hasattr(fitted, name):
+                targets = (y,) if name == "score_samples" and hasattr(fitted, "predict") else ()
+                with pytest.raises(ValueError, match=r"contains (NaN|infinity)"):
+                    getattr(fitted, name)(spoiled, *targets)
+    np.testing.assert_array_equal(fitted.transform(X), known)
+
+
+@pytest.mark.parametrize("kind", [GaussianVAE, GaussianVAERegressor, GaussianVAEClassifier])
+def test_no_rows_are_refused_and_one_row_has_the_answer_of_many(kind):
+    X, y = np.random.default_rng(0).standard_normal((40, 3)), np.arange(40) % 2
+    model = kind(2, **FAST, random_state=0).fit(X, y)
+    for (name, whole), (_, one) in zip(
+        answers(model, X, y), answers(model, X[7:8], y), strict=True
+    ):
+        np.testing.assert_allclose(one, whole[7:8], rtol=1e-6, atol=1e-6, err_msg=name)
+        with pytest.raises(ValueError, match="0 sample"):
+            getattr(model, name)(X[:0])
 
 
 @pytest.mark.parametrize("values", sorted(VALUES))
