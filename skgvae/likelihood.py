@@ -62,7 +62,7 @@ def latent_draws(
         shape = n_draws, latent_features - n_sobol
         rest = torch.rand(shape, generator=generator, dtype=torch.float64)
         uniform = torch.cat([uniform, rest], 1)
-    inside = uniform.clamp(2**-32, 1 - 2**-32)  # a point at 0 would be mapped to -inf
+    inside = uniform.clamp(min=2**-32)  # 0 would be mapped to -inf; they are below 1
     return torch.special.ndtri(inside).to(dtype)
 
 

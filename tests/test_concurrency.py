@@ -2,6 +2,7 @@
 
 import gc
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -37,16 +38,30 @@ def test_fits_side_by_side_equal_fits_in_turn(backend, rows):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("kind", [GaussianVAE, GaussianVAERegressor, GaussianVAEClassifier])
-def test_predictions_from_several_threads(kind, rows):
+BY_ROWS = {
+    GaussianVAE: ("transform", "encode", "score_samples", "elbo", "reconstruct"),
+    GaussianVAERegressor: ("transform", "encode", "predict", "predict_interval"),
+    GaussianVAEClassifier: ("transform", "encode", "predict_proba", "predict_target"),
+}
+
+
+def all_answers(model, X):
+    found = [getattr(model, name)(X) for name in BY_ROWS[type(model)]]
+    Z = found[0]
+    found += [model.decode(Z), model.latent_directions(Z)]
+    of_rows = () if isinstance(model, GaussianVAE) else (X,)
+    found.append(model.sample(*of_rows, n_samples=5, random_state=0))
+    return list(chain.from_iterable(a if isinstance(a, tuple) else [a] for a in found))
+
+
+@pytest.mark.parametrize("kind", BY_ROWS)
+def test_answers_from_several_threads(kind, rows):
     X, y = rows
     model = kind(2, random_state=0, **FAST).fit(X, y)
-    method = model.reconstruct if kind is GaussianVAE else model.predict
-    known = method(X), model.transform(X)
+    known = all_answers(model, X)
     with ThreadPoolExecutor(4) as pool:
-        found = pool.map(lambda i: (method(X), model.transform(X)), range(20))
-        for pair in found:
-            for a, b in zip(pair, known, strict=True):
+        for found in pool.map(lambda i: all_answers(model, X), range(12)):
+            for a, b in zip(found, known, strict=True):
                 np.testing.assert_array_equal(a, b)
 
 

@@ -1,5 +1,10 @@
 """What a failure in training leaves behind: nothing, or a model at its best epoch."""
 
+import _thread
+import threading
+import time
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -140,6 +145,37 @@ def test_an_interrupt_keeps_the_best_epoch(at, make, rows):
     n_whole = (at - 1) // N_BATCHES
     assert model.n_epochs_ <= n_whole + 1
     assert 0 <= model.best_epoch_ <= n_whole
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(  # it may come while a file is open, or in a finalizer
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+def test_an_interrupt_at_any_moment_leaves_no_half_state(make, rows):
+    start = time.perf_counter()
+    make().fit(*rows)
+    duration = time.perf_counter() - start
+    for delay in np.random.default_rng(0).uniform(0, 1.2 * duration, 100):
+        model = make()
+        timer = threading.Timer(delay, _thread.interrupt_main)
+        try:
+            timer.start()
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", RuntimeWarning)
+                model.fit(*rows)
+            timer.cancel()
+            timer.join()  # where it is not raised in the fit, it is here
+        except KeyboardInterrupt:
+            pass
+        timer.cancel()
+        timer.join()
+        messages = [str(w.message) for w in caught]
+        assert [m for m in messages if "interrupted in epoch" not in m] == []
+        assert len(messages) <= 1
+        if hasattr(model, "net_"):
+            assert_usable(model, rows[0])
+        else:
+            assert set(vars(model)) == set(model.get_params(deep=False))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 from sklearn.decomposition import PCA
+from torch.distributions import Independent, Normal
 
 from skgvae import likelihood
 from skgvae.likelihood import (
@@ -114,6 +115,26 @@ def test_bound_rises_with_the_draws_to_the_likelihood_under_a_wrong_encoder(pca)
     assert elbo < means[3]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("n_draws", [1, 2, 5])
+def test_a_moved_half_of_the_draws_against_a_loop(n_draws):
+    (vae,) = make_vaes(1)
+    x, draws = torch.randn(6, 3), latent_draws(n_draws, 2, 0)
+    v2 = torch.randn(6, 4)
+    q = vae.encoder(x)
+    bounds = q.mean.amin(0) + 0.3, q.mean.amax(0) - 0.3
+    other = Independent(Normal(q.mean.clamp(*bounds), q.stddev), 1)
+    n_own = -(-n_draws // 2)
+    log_w = []
+    for k, eps in enumerate(draws):
+        z = (q if k < n_own else other).mean + q.stddev * eps
+        share = n_own / n_draws
+        proposal = share * q.log_prob(z).exp() + (1 - share) * other.log_prob(z).exp()
+        log_w.append(vae.decoder(z).log_prob(v2) + vae.prior().log_prob(z) - proposal.log())
+    expected = torch.stack(log_w).exp().mean(0).log()
+    torch.testing.assert_close(marginal_log_prob(vae, x, v2, draws, bounds), expected)
+
+
 def test_chunks_change_nothing(pca, monkeypatch):
     vae, x, _ = pca
     draws = latent_draws(100, 2, 0)
@@ -133,6 +154,52 @@ def make_vaes(n, noise="heteroscedastic"):
     return [
         GaussianVAEModule(3, 2, 4, noise=noise, generator=generator).double() for _ in range(n)
     ]
+
+
+@pytest.mark.parametrize("n_prior_components", [None, 20])
+@pytest.mark.parametrize("n_numbers", [1, 5 * 80 - 1, 5 * 80, 5 * 80 * 3 + 1, 5 * 80 * 100])
+def test_as_many_draws_at_once_as_memory_allows(n_numbers, n_prior_components, monkeypatch):
+    vae = GaussianVAEModule(3, 4, hidden_features=(8,), n_prior_components=n_prior_components)
+    width = n_prior_components * 4 if n_prior_components else 8
+    sizes = []
+    own = vae.decoder.loc_and_log_scale
+    monkeypatch.setattr(
+        vae.decoder, "loc_and_log_scale", lambda z: (sizes.append(len(z)), own(z))[1]
+    )
+    monkeypatch.setattr(likelihood, "MAX_ELEMENTS", n_numbers)
+    x = torch.randn(5, 3)
+    marginal_log_prob(vae.double(), x, x, latent_draws(7, 4, 0))
+    assert max(sizes) == min(7, max(1, n_numbers // (5 * width)))
+    assert sum(sizes) == 7
+
+
+def test_answers_hold_no_graph():
+    vaes = make_vaes(2)
+    v1, v2, draws = torch.randn(5, 3), torch.randn(5, 4), latent_draws(4, 2, 0)
+    joint = GaussianVAEClassifierModule(vaes[0], ClassifierHead(3, 4, 3)).double()
+    answers = [
+        marginal_log_prob(vaes[0], v1, v2, draws),
+        lower_bound(vaes[0], v1, v2, draws),
+        predictive_log_prob(vaes, v1, v2, draws),
+        *decoded_moments(vaes, v1, draws),
+        *decoded_components(vaes, v1, draws),
+        *decoded_covariance(vaes, v1, draws),
+        class_log_prob(joint, v1, latent_draws(4, 2 + 4, 0)),
+    ]
+    assert not any(answer.requires_grad for answer in answers)
+
+
+def test_draws_that_models_cannot_share_are_refused():
+    v1 = torch.randn(5, 3)
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        decoded_moments(make_vaes(2), v1, latent_draws(7, 2, 0))
+
+
+def test_no_variance_is_negative():
+    draws = torch.full((3, 2), 0.7)  # of equal draws there is none, but for rounding
+    _, _, latent_variance = decoded_moments(make_vaes(1), torch.randn(200, 3), draws)
+    assert (latent_variance >= 0).all()
+    assert (latent_variance < 1e-12).all()
 
 
 @torch.no_grad()
@@ -164,7 +231,7 @@ def test_mixtures_of_models_against_a_loop(noise, n_models, tail, at_once, monke
         decoded_components(vaes, v1, draws, **params), (loc, scale), strict=True
     ):
         torch.testing.assert_close(found, expected)
-    log_prob = torch.distributions.Normal(loc, scale).log_prob(v2).sum(-1)
+    log_prob = Normal(loc, scale).log_prob(v2).sum(-1)
     expected = log_prob.exp().mean(0).log()
     torch.testing.assert_close(predictive_log_prob(vaes, v1, v2, draws, **params), expected)
     mean, noise_variance, latent_variance = decoded_moments(vaes, v1, draws, **params)
@@ -277,6 +344,19 @@ def test_class_probabilities_are_averages_over_z_and_v2(monkeypatch):
     assert (found - no_noise).abs().max() > 0.02  # the draws matter
     monkeypatch.setattr(likelihood, "MAX_ELEMENTS", 1000)
     torch.testing.assert_close(class_log_prob(joint, v1, draws).exp(), found)
+
+
+def test_a_point_at_the_edge_of_the_sequence_is_finite(monkeypatch):
+    class AtZero:
+        def __init__(self, dimension, **params):
+            self.dimension = dimension
+
+        def draw(self, n, dtype):
+            return torch.zeros(n, self.dimension, dtype=dtype)
+
+    monkeypatch.setattr(torch.quasirandom, "SobolEngine", AtZero)
+    expected = torch.special.ndtri(torch.full((2, 3), 2.0**-32))
+    assert torch.equal(latent_draws(2, 3, seed=0), expected)
 
 
 def test_more_columns_than_the_sequence_has():

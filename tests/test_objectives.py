@@ -158,6 +158,18 @@ def test_mean_power_multiplies_the_gradient_of_the_mean(mean_power):
     torch.testing.assert_close(plain_of_loc, (v2 - loc.detach()) / scale**2)
 
 
+def test_the_mean_power_of_a_stack_is_that_of_each_of_its_parts():
+    vae = make_vae()
+    v1, v2, eps = torch.randn(2, 5, 3), torch.randn(2, 5, 4), torch.randn(7, 2, 5, 2)
+
+    def gradient(*batch):
+        value = predictive_bound(vae, *batch, 0.3, mean_power=0.5).value.sum()
+        return torch.autograd.grad(value, vae.decoder.loc.weight)[0]
+
+    parts = [gradient(v1[i], v2[i], eps[:, i]) for i in range(2)]
+    torch.testing.assert_close(gradient(v1, v2, eps), sum(parts))
+
+
 @pytest.mark.parametrize("bound", [elbo, importance_weighted_bound, predictive_bound])
 def test_bounds_of_series_and_defaults(bound):
     vae = make_vae()
@@ -292,11 +304,13 @@ def test_joint_loss_against_a_loop(n_draws):
     assert penalised(*batch).loss == terms.loss  # in validation there is none
 
 
-def test_rows_without_a_label_are_drawn_to_their_own_prediction():
+@pytest.mark.parametrize("of_labels", [1.0, 0.2])
+def test_rows_without_a_label_are_drawn_to_their_own_prediction(of_labels):
     joint = make_joint()
     v1, v2, eps, label = pseudo_batch()
     # The third label weighs nothing, the last row has no second vector.
     label_weight = torch.tensor([2.0, -0.5, 0.0, -2.0, 2.0, -1.0])
+    label_weight = torch.where(label_weight > 0, of_labels * label_weight, label_weight)
     weight = torch.tensor([1.0, 0.5, 1.0, 2.0, 1.0, 0.0])
     batch = joint, v1, v2, eps, weight, label, label_weight
     params = {"vae_weight": 0.5, "label_share": 0.4}
@@ -366,6 +380,27 @@ def test_no_class_takes_the_rows_of_another():
     terms = loss(joint, v1, v2, eps, None, label, label_weight.clamp(max=0))
     (gradient,) = torch.autograd.grad(terms.loss, joint.classifier.logits.bias)
     torch.testing.assert_close(gradient, sharpened * (1 + 149 / 150))
+
+
+def test_a_stack_of_batches_is_each_of_them():
+    joint = make_joint()
+    batches = [pseudo_batch(), pseudo_batch()]
+    v1, v2, eps, label = zip(*batches, strict=True)
+    label_weight = torch.tensor([[2.0, -0.5, 0.0, -2.0, 2.0, -1.0], [-1.0] * 5 + [0.5]])
+    loss = JointLoss(0.3, label_share=0.4, pseudo_weight=1.5)
+    stacked = torch.stack(v1), torch.stack(v2), torch.stack(eps, 1), None, torch.stack(label)
+    found = loss.by_rows(joint, *stacked, label_weight)
+    for i, (v1, v2, eps, label) in enumerate(batches):
+        alone = loss.by_rows(joint, v1, v2, eps, None, label, label_weight[i])
+        for a, b in zip(found, alone, strict=True):
+            torch.testing.assert_close(a[i], b)
+
+
+def test_draws_that_the_loss_needs():
+    joint = make_joint()
+    assert JointLoss().noise_features(joint) == 2 + 4
+    assert JointLoss(pseudo_weight=0.5).noise_features(joint) == 2 + 4 + 1
+    assert NegativeBound().noise_features(make_vae()) == 2
 
 
 def test_joint_loss_of_series():

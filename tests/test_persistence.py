@@ -4,6 +4,7 @@ import io
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import joblib
@@ -64,6 +65,24 @@ def by_skops(model):
 
 
 ROUND_TRIPS = [by_pickle, by_joblib, by_skops]
+
+
+def in_pickle(model):
+    return pickle.dumps(model)
+
+
+def in_joblib(model):
+    buffer = io.BytesIO()
+    joblib.dump(model, buffer)
+    return buffer.getvalue()
+
+
+def in_skops(model):
+    with zipfile.ZipFile(io.BytesIO(pytest.importorskip("skops.io").dumps(model))) as file:
+        return b"".join(map(file.read, file.namelist()))
+
+
+FORMATS = [in_pickle, in_joblib, in_skops]
 
 
 @pytest.fixture(scope="module")
@@ -142,11 +161,14 @@ def test_a_long_history_is_saved_in_little_space(make, rows):
         assert round_trip(model).history_ == model.history_
 
 
-def test_no_rows_are_saved(make, rows):
+@pytest.mark.parametrize("save", FORMATS)
+def test_no_rows_are_saved(save, make, rows):
     X, y = rows
     y = X[:, 0] if make().__class__ is GaussianVAERegressor else y
     model = make().fit(X, y)
-    data = pickle.dumps(model.partial_fit(X, y))
+    data = save(model.partial_fit(X, y))
+    weights = next(model.modules_[0].parameters()).detach().numpy()
+    assert weights.tobytes() in data  # what is saved can be found
     scaled = model._scaler.forward(X)
     for row in np.concatenate([X, scaled]):
         for dtype in (np.float64, np.float32):
@@ -156,10 +178,16 @@ def test_no_rows_are_saved(make, rows):
         assert column[:8].astype(np.float32).tobytes() not in data
 
 
+@pytest.mark.parametrize("save", FORMATS)
+def test_weights_are_saved_as_arrays_that_know_no_device(save, make, rows):
+    assert b"torch" not in save(make().fit(*rows))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it would go to CUDA")
 def test_a_model_for_cuda_is_read_without_it(make, rows):
     model = make().fit(*rows)
     known = answers(model, rows[0])
+    model.device_ = torch.device("cuda", 0)  # as if it had been trained there
     loaded = by_pickle(model.set_params(device="cuda"))
     assert loaded.device == "cuda"
     assert loaded.device_ == "cpu"

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from threading import Lock
+
 from torch import Tensor, nn
 from torch.func import jacfwd, vmap
+
+# torch counts the levels of forward mode for the whole process, not for each thread.
+_FORWARD_MODE = Lock()
 
 
 def pullback_metric(decoder: nn.Module, z: Tensor) -> Tensor:
@@ -55,4 +60,5 @@ def pullback_metric(decoder: nn.Module, z: Tensor) -> Tensor:
         # log σ² = 2 log σ, which makes the factor 1/2 a 2.
         return weighted.mT @ weighted + 2 * by_log_scale.mT @ by_log_scale
 
-    return vmap(metric)(z)
+    with _FORWARD_MODE:
+        return vmap(metric)(z)
