@@ -32,6 +32,19 @@ test-all: $(VENV)/.ready  ## run all tests, the slow ones too, with coverage
 test-oldest: $(OLDEST)/.ready  ## run the tests with the oldest versions that are supported
 	$(OLDEST)/bin/python -m pytest
 
+mutants: $(VENV)/.ready  ## change the mathematics line by line: which changes do the tests miss? (hours)
+	$(PY) -m pip install --quiet cosmic-ray
+	rm -rf build/mutants && mkdir -p build && git clone --quiet . build/mutants
+	cd build/mutants && export PATH=$(abspath $(VENV))/bin:$$PATH OMP_NUM_THREADS=1 && \
+	    cosmic-ray init tests/mutation.toml session.sqlite && \
+	    cr-filter-operators session.sqlite tests/mutation.toml && \
+	    cosmic-ray exec tests/mutation.toml session.sqlite && \
+	    cr-report --show-diff --surviving-only session.sqlite
+
+audit: $(VENV)/.ready  ## compare what is installed with published advisories; needs the network
+	$(PY) -m pip install --quiet pip-audit
+	$(PY) -m pip_audit --local --skip-editable
+
 lint: $(VENV)/.ready  ## check style and docstrings
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -56,4 +69,4 @@ clean:  ## remove the environment and what was built
 	rm -rf docs/_build docs/auto_examples docs/generated docs/sg_execution_times.rst
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test test-all test-oldest lint docs bench clean
+.PHONY: help demo test test-all test-oldest mutants audit lint docs bench clean

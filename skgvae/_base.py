@@ -507,6 +507,9 @@ def _hidden_features(sizes):
 
 def _module_params(net_params):
     prefix = "module__"
+    unnamed = [key for key in net_params or {} if not isinstance(key, str)]
+    if unnamed:
+        raise ValueError(f"net_params must have names of parameters as keys, got {unnamed}.")
     params = {k: v for k, v in (net_params or {}).items() if k.startswith(prefix)}
     params = {k.removeprefix(prefix): v for k, v in params.items()}
     fixed = {"in_features", "latent_features", "out_features", "n_prior_components"} & set(params)

@@ -330,6 +330,14 @@ def test_few_labels_are_all_trained_on(wine):
     assert model.net_.criterion_.label_share == pytest.approx(27 / 178)
 
 
+@pytest.mark.parametrize("other", [None, 1])
+def test_labels_of_several_types_are_refused(other, wine):
+    X, y = wine
+    labels = np.array(["a", "b", other], dtype=object)[y]
+    with pytest.raises(ValueError, match=rf"types \['{type(other).__name__}', 'str'\]"):
+        GaussianVAEClassifier(**FAST).fit(X, labels)
+
+
 def test_score_leaves_out_rows_without_a_label(fitted, wine):
     X, y = wine
     model = clone(fitted).set_params(unlabeled=-1).fit(X, y)

@@ -765,6 +765,7 @@ def test_skorch_early_stopping_ends_quietly(iris):
     [
         ({"module__latent_features": 3}, "latent_features.*n_components"),
         ({"module__linear": False}, "random start"),
+        ({1: 2}, r"names of parameters as keys, got \[1\]"),
     ],
 )
 def test_net_params_that_cannot_be(net_params, message, iris):
