@@ -396,6 +396,17 @@ def test_a_stack_of_batches_is_each_of_them():
             torch.testing.assert_close(a[i], b)
 
 
+def test_each_module_of_a_stack_has_its_own_penalty(monkeypatch):
+    joint = make_joint()
+    monkeypatch.setattr(joint, "squared_weights", lambda: torch.tensor([1.0, 3.0]))
+    v1, v2, eps, label = joint_batch()
+    stacked = v1.expand(2, -1, -1), v2.expand(2, -1, -1), eps[:, None].expand(-1, 2, -1, -1)
+    for penalty, expected in ((0.1, [0.05, 0.15]), (torch.tensor([[0.1], [0.2]]), [0.05, 0.3])):
+        terms = JointLoss(penalty=penalty).by_rows(joint, *stacked, None, label.expand(2, -1))
+        expected = torch.tensor(expected)[:, None].expand(2, 6)
+        torch.testing.assert_close(terms.penalty, expected)
+
+
 def test_draws_that_the_loss_needs():
     joint = make_joint()
     assert JointLoss().noise_features(joint) == 2 + 4
