@@ -32,17 +32,18 @@ test-all: $(VENV)/.ready  ## run all tests, the slow ones too, with coverage
 test-oldest: $(OLDEST)/.ready  ## run the tests with the oldest versions that are supported
 	$(OLDEST)/bin/python -m pytest
 
-mutants: $(VENV)/.ready  ## change the mathematics line by line: which changes do the tests miss? (hours)
-	$(PY) -m pip install --quiet cosmic-ray
+mutants: $(VENV)/.ready  ## what is committed, changed line by line: what do the tests miss? (hours)
+	$(PY) -m pip install --quiet cosmic-ray -c constraints.txt
 	rm -rf build/mutants && mkdir -p build && git clone --quiet . build/mutants
 	cd build/mutants && export PATH=$(abspath $(VENV))/bin:$$PATH OMP_NUM_THREADS=1 && \
+	    cosmic-ray baseline tests/mutation.toml && \
 	    cosmic-ray init tests/mutation.toml session.sqlite && \
 	    cr-filter-operators session.sqlite tests/mutation.toml && \
 	    cosmic-ray exec tests/mutation.toml session.sqlite && \
 	    cr-report --show-diff --surviving-only session.sqlite
 
 audit: $(VENV)/.ready  ## compare what is installed with published advisories; needs the network
-	$(PY) -m pip install --quiet pip-audit
+	$(PY) -m pip install --quiet pip-audit -c constraints.txt
 	$(PY) -m pip_audit --local --skip-editable
 
 lint: $(VENV)/.ready  ## check style and docstrings

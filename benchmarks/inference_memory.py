@@ -22,7 +22,7 @@ from speed_memory import peak
 from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
 
 N_COLUMNS = 32
-N_GAUSSIANS = 16  # the most that there are by default, of which each costs memory
+N_GAUSSIANS = 64  # the most that there are by default, of which each costs memory
 N_DRAWS = 32  # from which on a chunk of draws has its full size
 METHODS = {
     "GaussianVAE": ("transform", "score_samples", "reconstruct"),

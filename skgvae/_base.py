@@ -99,6 +99,12 @@ class BaseGaussianVAE(
     # When a collapse is right.
     _nothing_to_find = "if the target does not depend on X, there is nothing to find"
 
+    def _validate_params(self):
+        super()._validate_params()
+        unnamed = [key for key in self.net_params or {} if not isinstance(key, str)]
+        if unnamed:
+            raise ValueError(f"net_params must have names of parameters as keys, got {unnamed}.")
+
     @abstractmethod
     def _choose_n_components(self, X, target):
         """Return the width of the latent space where the user leaves it open."""
@@ -507,9 +513,6 @@ def _hidden_features(sizes):
 
 def _module_params(net_params):
     prefix = "module__"
-    unnamed = [key for key in net_params or {} if not isinstance(key, str)]
-    if unnamed:
-        raise ValueError(f"net_params must have names of parameters as keys, got {unnamed}.")
     params = {k: v for k, v in (net_params or {}).items() if k.startswith(prefix)}
     params = {k.removeprefix(prefix): v for k, v in params.items()}
     fixed = {"in_features", "latent_features", "out_features", "n_prior_components"} & set(params)

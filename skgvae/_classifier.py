@@ -14,7 +14,7 @@ from torch import nn
 
 from ._base import ACTIVATIONS, BaseGaussianVAE, drop_unweighted
 from ._inference import DTYPES
-from ._labels import choose_classes, find_labeled, weigh_labels
+from ._labels import choose_classes, distinct, find_labeled, weigh_labels
 from ._random import torch_seed
 from ._sklearn_callbacks import with_callbacks
 from .likelihood import class_log_prob
@@ -360,7 +360,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         with self._all_or_nothing():
             reset = not self.__sklearn_is_fitted__()
             if not reset:
-                if classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+                if classes is not None and not np.array_equal(distinct(classes), self.classes_):
                     raise ValueError(
                         f"classes={classes!r} are not those of the first call, "
                         f"{self.classes_.tolist()}."
@@ -483,6 +483,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         """
         predicted, y = self.predict(X), column_or_1d(y)
         known = find_labeled(y, self.unlabeled)
+        distinct(y[known])  # it must be sorted
         weight = None if sample_weight is None else np.asarray(sample_weight)[known]
         return accuracy_score(y[known], predicted[known], sample_weight=weight)
 

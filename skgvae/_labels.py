@@ -17,24 +17,29 @@ def find_labeled(y, unlabeled):
     return y != unlabeled
 
 
+def distinct(labels):
+    """Return the labels that there are, sorted."""
+    try:
+        return np.unique(labels)
+    except TypeError:
+        types = ", ".join(sorted({type(label).__name__ for label in labels}))
+        raise ValueError(
+            f"Labels of {types} cannot be sorted. Let all be numbers, or all strings; rows "
+            "without a label have one more such value, which unlabeled names."
+        ) from None
+
+
 def choose_classes(y, classes, unlabeled):
     """Return the classes, sorted: those found in the labels y unless given."""
     if len(y) == 0 and classes is None:
         raise ValueError(f"All labels are {unlabeled!r}, which marks unlabeled rows.")
-    try:
-        found = np.unique(y)
-    except TypeError:
-        types = sorted({type(label).__name__ for label in y})
-        raise ValueError(
-            f"y holds labels of types {types}, which cannot be sorted. Let all be of one type; "
-            "mark rows without a label by one more such value, and name it in unlabeled."
-        ) from None
+    found = distinct(y)
     if len(y):
         with np.errstate(invalid="ignore"):  # it casts floats to integers, to see if they are
             check_classification_targets(y)
     if classes is None:
         return found
-    classes = np.unique(column_or_1d(classes))
+    classes = distinct(column_or_1d(classes))
     classes = classes[find_labeled(classes, unlabeled)]
     unknown = np.setdiff1d(found, classes)
     if len(unknown):

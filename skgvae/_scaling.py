@@ -14,7 +14,7 @@ _CONSTANT_NOISE = 0.01
 
 
 class Standardizer:
-    """Columns with mean zero and standard deviation one; constant columns keep scale one.
+    """Columns with mean zero and standard deviation one; constant columns are zero.
 
     Standardised values beyond ±10¹⁵ are moved there: what is made of them stays finite.
 
@@ -34,15 +34,19 @@ class Standardizer:
     @classmethod
     def fit(cls, X, weight=None):
         """Learn offset and scale from rows, with weights where given."""
-        scaler = StandardScaler()
-        with np.errstate(over="ignore", invalid="ignore"):  # said below
-            for rows in _by_rows(X):
-                part = None if weight is None else weight[rows]
-                scaler.partial_fit(X[rows], sample_weight=part)
+        scaler = _moments(X, weight)
         offset, scale = (a.astype(np.float64) for a in (scaler.mean_, scaler.scale_))
         # Not the scale: scikit-learn takes a column whose variance overflows for a constant.
         if not (np.isfinite(offset).all() and np.isfinite(scaler.var_).all()):
             raise ValueError("The values are too large: a column's variance is not finite.")
+        taken = (scaler.scale_ == 1) & (scaler.var_ != 1)
+        if taken.any():
+            # For constants. The mean of large ones is off by more than their scale of one.
+            columns = X[:, taken].astype(np.float64)
+            origin = np.nanmin(columns, 0)
+            about = _moments(columns - origin, weight)
+            offset[taken] = origin + about.mean_
+            scale[taken] = np.maximum(1, np.sqrt(about.var_))
         return cls(offset, scale)
 
     @classmethod
@@ -102,6 +106,14 @@ class Standardizer:
     def log_abs_det(self):
         """Sum of log scale: what a log density in the user's units is smaller by."""
         return float(np.log(self.scale).sum())
+
+
+def _moments(X, weight):
+    scaler = StandardScaler()
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at
+        for rows in _by_rows(X):
+            scaler.partial_fit(X[rows], sample_weight=None if weight is None else weight[rows])
+    return scaler
 
 
 def _by_rows(X):

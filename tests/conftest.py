@@ -24,10 +24,11 @@ TRIED = {
 def pytest_terminal_summary(terminalreporter):
     """Say what was tried of all that may go wrong, and how much of it did."""
     for file, what in TRIED.items():
-        passed, failed = (
+        passed, failed, errors = (
             sum(report.nodeid.split("::")[0].endswith(file) for report in reports)
-            for reports in map(terminalreporter.getreports, ("passed", "failed"))
+            for reports in map(terminalreporter.getreports, ("passed", "failed", "error"))
         )
+        failed += errors  # of fixtures
         if passed or failed:
             terminalreporter.write_line(f"{what}: {passed + failed} tried, {failed} failed")
 

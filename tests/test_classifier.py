@@ -334,8 +334,25 @@ def test_few_labels_are_all_trained_on(wine):
 def test_labels_of_several_types_are_refused(other, wine):
     X, y = wine
     labels = np.array(["a", "b", other], dtype=object)[y]
-    with pytest.raises(ValueError, match=rf"types \['{type(other).__name__}', 'str'\]"):
+    message = f"Labels of {type(other).__name__}, str cannot be sorted"
+    with pytest.raises(ValueError, match=message):
         GaussianVAEClassifier(**FAST).fit(X, labels)
+    classes = np.array([0, other or "a", "b"], dtype=object)
+    model = GaussianVAEClassifier(**FAST)
+    with pytest.raises(ValueError, match="cannot be sorted"):
+        model.partial_fit(X, y, classes=classes)
+    model.partial_fit(X, y)
+    with pytest.raises(ValueError, match="cannot be sorted"):
+        model.partial_fit(X, y, classes=classes)
+    with pytest.raises(ValueError, match=message):
+        model.score(X, labels)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_keys_of_net_params_are_names(method, wine):
+    model = GaussianVAEClassifier(**FAST, net_params={1: 2})
+    with pytest.raises(ValueError, match=r"names of parameters as keys, got \[1\]"):
+        getattr(model, method)(*wine)
 
 
 def test_score_leaves_out_rows_without_a_label(fitted, wine):

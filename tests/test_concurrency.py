@@ -29,7 +29,7 @@ def fit_transform(kind, seed, X, y):
 
 @pytest.mark.parametrize("backend", ["threading", "loky"])
 def test_fits_side_by_side_equal_fits_in_turn(backend, rows):
-    jobs = [(kind, seed) for kind in (GaussianVAE, GaussianVAERegressor) for seed in range(3)]
+    jobs = [(kind, seed) for kind in BY_ROWS for seed in range(2)]
     in_turn = [fit_transform(*job, *rows) for job in jobs]
     parallel = Parallel(n_jobs=2, backend=backend)
     for a, b in zip(
@@ -89,8 +89,9 @@ def resident_memory():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux tells the memory")
-def test_the_memory_of_200_fits_is_flat(rows):
-    model, curve = GaussianVAE(2, random_state=0, **FAST), []
+@pytest.mark.parametrize("kind", BY_ROWS)
+def test_the_memory_of_200_fits_is_flat(kind, rows):
+    model, curve = kind(2, random_state=0, **FAST), []
     for _ in range(200):
         model.fit(*rows)
         curve.append(resident_memory())

@@ -157,7 +157,7 @@ def test_an_interrupt_at_any_moment_leaves_no_half_state(make, rows):
     duration = time.perf_counter() - start
     for delay in np.random.default_rng(0).uniform(0, 1.2 * duration, 100):
         model = make()
-        timer = threading.Timer(delay, _thread.interrupt_main)
+        timer, caught = threading.Timer(delay, _thread.interrupt_main), []
         try:
             timer.start()
             with warnings.catch_warnings(record=True) as caught:

@@ -35,6 +35,8 @@ LONG = settings(max_examples=1000, deadline=None, database=None)
 VALUES = {
     "normal": lambda rng, shape: rng.standard_normal(shape),
     "constant": lambda rng, shape: np.full(shape, 3.0),
+    "a huge constant": lambda rng, shape: np.full(shape, 1.764e18 + rng.integers(9) * 256),
+    "near a huge constant": lambda rng, shape: 1.764e18 + 1e4 * rng.standard_normal(shape),
     "near-constant": lambda rng, shape: 1 + 1e-14 * rng.standard_normal(shape),
     "duplicated rows": lambda rng, shape: np.repeat(
         rng.standard_normal((1, shape[1])), *shape[:1], 0
@@ -174,7 +176,7 @@ def check(kind, shape, values, form, weights, target, seed, **params):
                 assert np.isfinite(answer).all(), name
                 assert len(answer) == len(rows), name
         with pytest.raises((ValueError, TypeError)):
-            model.fit(X[:0])
+            model.fit(X[:0], y[:0])
         for name, answer in answers(model, X, y):  # by no use, nor by a refused fit
             if name != "predict_variance":
                 np.testing.assert_array_equal(answer, known[name], err_msg=name)

@@ -24,7 +24,13 @@ from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback, EarlyStopping, EpochScoring
 from torch import nn
 
-from skgvae import GaussianVAE, PosteriorCollapseWarning
+from skgvae import (
+    GaussianVAE,
+    GaussianVAEClassifier,
+    GaussianVAERegressor,
+    PosteriorCollapseWarning,
+)
+from skgvae._scaling import Standardizer
 from skgvae.batches import RowDataset
 from skgvae.nn import NOISE_MODELS, GaussianVAEModule
 
@@ -730,6 +736,38 @@ def test_callbacks_can_copy_the_estimator_when_a_start_has_ended(monkeypatch):
     vae.set_callbacks(monitor).fit(X)
     assert vae.n_epochs_ > 20  # else the test shows little
     assert len(vae.modules_) == 1
+
+
+@pytest.mark.parametrize("value", [0.1, -3e7, 1.764e18, 1e30])
+@pytest.mark.parametrize("n_rows", [60, 300, 2000])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_constant_column_is_zero_whatever_its_value(value, n_rows, weighted):
+    # Its mean, as floats have it, is not its value: by far more than one, where it is large.
+    rng = np.random.default_rng(0)
+    X = np.c_[np.full(n_rows, value), rng.standard_normal((n_rows, 2))]
+    weight = rng.uniform(0.5, 2, n_rows) if weighted else None
+    scaler = Standardizer.fit(X, weight)
+    assert (scaler.forward(X)[:, 0] == 0).all()
+    assert scaler.scale[0] == 1
+    assert (scaler.inverse(scaler.forward(X))[:, 0] == value).all()
+
+
+def test_a_column_that_is_constant_but_for_rounding_is_no_larger_than_others():
+    X = 1.764e18 + 1e4 * np.random.default_rng(0).standard_normal((2000, 1))
+    scaled = Standardizer.fit(X).forward(X)
+    assert scaled.mean() == pytest.approx(0, abs=0.1)
+    assert scaled.std() == pytest.approx(1, abs=0.1)
+    X = np.tile([[0.1 + 0.2], [0.3]], (50, 1))  # small ones stay small
+    assert np.abs(Standardizer.fit(X).forward(X)).max() < 1e-15
+
+
+@pytest.mark.parametrize("kind", [GaussianVAE, GaussianVAERegressor, GaussianVAEClassifier])
+def test_a_constant_column_says_nothing_whatever_its_value(kind, iris):
+    def transformed(value):
+        X = np.c_[np.full(len(iris), value), iris]
+        return kind(2, **FAST).fit(X, np.arange(len(iris)) % 2).transform(X)
+
+    np.testing.assert_array_equal(transformed(1.764e18), transformed(3.0))
 
 
 # net_params
