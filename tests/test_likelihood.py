@@ -161,11 +161,13 @@ def make_vaes(n, noise="heteroscedastic"):
 def test_as_many_draws_at_once_as_memory_allows(n_numbers, n_prior_components, monkeypatch):
     vae = GaussianVAEModule(3, 4, hidden_features=(8,), n_prior_components=n_prior_components)
     width = n_prior_components * 4 if n_prior_components else 8
-    sizes = []
-    own = vae.decoder.loc_and_log_scale
-    monkeypatch.setattr(
-        vae.decoder, "loc_and_log_scale", lambda z: (sizes.append(len(z)), own(z))[1]
-    )
+    sizes, own = [], vae.decoder.loc_and_log_scale
+
+    def recorded(z):
+        sizes.append(len(z))
+        return own(z)
+
+    monkeypatch.setattr(vae.decoder, "loc_and_log_scale", recorded)
     monkeypatch.setattr(likelihood, "MAX_ELEMENTS", n_numbers)
     x = torch.randn(5, 3)
     marginal_log_prob(vae.double(), x, x, latent_draws(7, 4, 0))
