@@ -16,6 +16,7 @@ _CONSTANT_NOISE = 0.01
 class Standardizer:
     """Columns with mean zero and standard deviation one; constant columns are zero.
 
+    Columns that are constant but for rounding have the larger of one and their spread as scale.
     Standardised values beyond ±10¹⁵ are moved there: what is made of them stays finite.
 
     Parameters
@@ -42,9 +43,9 @@ class Standardizer:
         taken = (scaler.scale_ == 1) & (scaler.var_ != 1)
         if taken.any():
             # For constants. The mean of large ones is off by more than their scale of one.
-            columns = X[:, taken].astype(np.float64)
-            origin = np.nanmin(columns, 0)
-            about = _moments(columns - origin, weight)
+            columns = X[:, taken]
+            origin = np.nanmin(columns, 0).astype(np.float64)
+            about = _moments(columns, weight, origin)
             offset[taken] = origin + about.mean_
             scale[taken] = np.maximum(1, np.sqrt(about.var_))
         return cls(offset, scale)
@@ -108,11 +109,12 @@ class Standardizer:
         return float(np.log(self.scale).sum())
 
 
-def _moments(X, weight):
+def _moments(X, weight, origin=0.0):
     scaler = StandardScaler()
     with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at
         for rows in _by_rows(X):
-            scaler.partial_fit(X[rows], sample_weight=None if weight is None else weight[rows])
+            part = None if weight is None else weight[rows]
+            scaler.partial_fit(X[rows] - origin, sample_weight=part)
     return scaler
 
 
