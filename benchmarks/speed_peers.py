@@ -65,6 +65,7 @@ def ours(X, setting, **net_params):
         max_epochs=setting.epochs,
         patience=setting.epochs + 1,
         validation_fraction=HELD_OUT,
+        n_estimators=1,
         batch_size=setting.batch_size,
         device=setting.device,
         random_state=0,

@@ -42,8 +42,9 @@ N_DESCRIBED = 10_000
 SMALLEST = float(np.finfo(np.float32).tiny)
 ACTIVE_KL = 0.01  # nats a row from which a latent component counts as used
 # Raised by each change of what a saved model holds.
-STATE_VERSION = 2
-READABLE_VERSIONS = 1, 2  # in the first the history is a list of records
+STATE_VERSION = 3
+# In the first the history is a list of records; in the first two a range is that of one module.
+READABLE_VERSIONS = 1, 2, 3
 _SEEDS = ("split", "weights", "train", "draws")  # of one member
 
 # Where scikit-learn's HTML representation of an estimator links to.
@@ -109,7 +110,7 @@ class BaseGaussianVAE(
     def _choose_n_components(self, X, target):
         """Return the width of the latent space where the user leaves it open."""
 
-    def _count_members(self):
+    def _count_members(self, n_rows):
         """Return how many models make the predictions."""
         return self.n_estimators
 
@@ -157,7 +158,7 @@ class BaseGaussianVAE(
         """
         continues = self.warm_start and self.__sklearn_is_fitted__()
         n_init = 1 if continues else self.n_init
-        n_members = len(self.modules_) if continues else self._count_members()
+        n_members = len(self.modules_) if continues else self._count_members(len(X))
         seeds = self._draw_seeds(n_members * n_init)
         if continues:
             self._check_continues(X, target)
@@ -165,10 +166,13 @@ class BaseGaussianVAE(
             self._set_up(X, target, weight, seeds[0])
         rows = self._to_rows(X, target, weight, *labels)
         # Starts that compete see the same rows, members of an ensemble do not.
-        splits = [
-            [(self._balance(train), valid) for train, valid in self._split(rows, seed["split"])]
-            for seed in seeds[::n_init]
-        ]
+        splits = []
+        for seed in seeds[::n_init]:
+            parts = self._split(rows, seed["split"])
+            splits.append([(self._balance(train), valid) for train, valid in parts])
+            if len(splits) * len(parts) >= n_members:  # models of folds are members too
+                break
+        seeds = seeds[: len(splits) * n_init]
         (train, valid), n_folds = splits[0][0], len(splits[0]) - 1
         n_valid = 0 if valid is None else len(valid)
         self._resolve_training(len(train), n_valid, n_folds)
@@ -183,7 +187,7 @@ class BaseGaussianVAE(
         self._train_seeds = [seed["train"] for seed in seeds]
         n_rivals = n_starts if self._training["n_cycles"] > 1 else 1  # at the end of a cycle
         self.net_ = self._make_net(modules, n_starts=n_rivals, n_folds=n_folds).initialize()
-        self._train(train, valid, X, target, n_starts=n_starts)
+        self._train(train, valid, X, target, n_starts=n_starts, n_members=n_members)
         return self
 
     def _partial_fit(self, X, target=None, weight=None, *labels):
@@ -194,7 +198,7 @@ class BaseGaussianVAE(
             self._resolve_training(len(rows), 0)
             self._update_net()
         else:
-            seeds = self._draw_seeds(self._count_members())
+            seeds = self._draw_seeds(self._count_members(len(X)))
             self._set_up(X, target, weight, seeds[0])
             rows = self._balance(self._to_rows(X, target, weight, *labels))
             self._resolve_training(len(rows), 0)
@@ -350,8 +354,11 @@ class BaseGaussianVAE(
             for group in net.optimizer_.param_groups:
                 group["initial_lr"] = self._training["lr"]
 
-    def _train(self, train, valid, X, y, epochs=None, n_starts=1):
-        """Train all modules, each on its rows; of each so many starts keep the best."""
+    def _train(self, train, valid, X, y, epochs=None, n_starts=1, n_members=None):
+        """Train all modules, each on its rows; of each so many starts keep the best.
+
+        Where there are not so many members, models of the folds become members.
+        """
         net, callbacks, n_before = self.net_, self.net_.callbacks_, len(self.net_.history)
         try:
             if valid[0] is not None:
@@ -368,7 +375,7 @@ class BaseGaussianVAE(
         known = self.history_ if epochs is not None and n_before else []
         if epochs is None:  # a single pass does not change which module transforms
             best = _choose_best(net.final_losses()[::n_alike], n_starts)
-            kept = [i * n_alike for i in best]  # without the models of its folds
+            kept = [i * n_alike + fold for fold in range(n_alike) for i in best][:n_members]
         best = dict(callbacks).get("best_epoch")
         n_after, self.best_epoch_ = len(net.history), len(net.history)
         if best is not None:

@@ -529,7 +529,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             raise ValueError(f"X_target is known for {known.sum()} rows; 2 are needed.")
         return X_target
 
-    def _count_members(self):
+    def _count_members(self, n_rows):
         if self.n_estimators == "auto":
             own = (name.split("__")[0] == "module" for name in self.net_params or {})
             is_plain = self.classifier is None and not any(own)

@@ -21,6 +21,8 @@ from .objectives import elbo, importance_weighted_bound
 
 MAX_COMPONENTS = 32
 N_PRIOR_COMPONENTS = 8
+N_ESTIMATORS = 5
+MAX_ROWS_OF_SEVERAL = 10_000
 # Of fewer held-out rows the best epoch is a matter of chance.
 FEW_VALIDATION_ROWS = 50
 
@@ -119,12 +121,20 @@ class GaussianVAE(BaseGaussianVAE):
         Epochs without improvement after which training stops. "auto" waits to the end: only
         once the learning rate has fallen it is known what an epoch is worth.
     n_draws : int, default=256
-        Draws of z in ``score_samples``, ``elbo`` and ``reconstruct``: scrambled Sobol points
+        Draws of z in ``score_samples``, ``elbo`` and ``reconstruct``, for all models together
+        (rounded up to a multiple of their number): scrambled Sobol points
         that are seeded in ``fit`` and shared by all rows, so that answers do not depend on
         which rows are asked for together. A power of two is best.
     n_init : int, default=1
         Number of starts, trained at once, of which that with the best validation loss (without
         held-out rows: training loss) is kept.
+    n_estimators : int or "auto", default="auto"
+        Number of models, trained at once, each with its own start, order of rows, draws and
+        held-out rows; in cross-validation the first models of the folds, which
+        are there anyhow, take the place of further ones. The density is the mean of theirs, a
+        mixture with equal weights [4]_, and so is what ``sample`` draws from; the latent space
+        is that of the best, ``module_``. "auto" is five; one of more than 10 000 rows, with
+        ``net_params``, and where there is no training (``max_epochs=0``).
     warm_start : bool, default=False
         Whether ``fit`` continues with the weights and the scaling of the last one.
     device : str or torch.device, default="auto"
@@ -160,13 +170,16 @@ class GaussianVAE(BaseGaussianVAE):
     n_prior_components_ : int
         Gaussians in the prior.
     noise_variance_ : ndarray of shape (n_features_in_,)
-        Average decoder variance of each feature, in squared units of X.
+        Average decoder variance of each feature, in squared units of X, over all models.
     min_noise_ : ndarray of shape (n_features_in_,)
         Floor of the decoder's standard deviation, in standardised units.
     net_ : GaussianVAENet
         The skorch net.
     module_ : GaussianVAEModule
-        The torch module.
+        The torch module; of several that with the best validation loss, on its own held-out
+        rows. What is said of the latent space, ``history_`` and ``best_epoch_`` belongs to it.
+    modules_ : list of GaussianVAEModule
+        All of them, ``module_`` first.
     device_ : str
         Where it was trained.
 
@@ -183,6 +196,8 @@ class GaussianVAE(BaseGaussianVAE):
        Models", 2018, arXiv:1802.04826.
     .. [3] Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", 2015,
        arXiv:1509.00519.
+    .. [4] Lakshminarayanan, Pritzel & Blundell, "Simple and Scalable Predictive Uncertainty
+       Estimation using Deep Ensembles", 2017, arXiv:1612.01474.
 
     Examples
     --------
@@ -207,6 +222,7 @@ class GaussianVAE(BaseGaussianVAE):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither"), StrOptions({"auto"})],
         "prior": [StrOptions({"standard", "mixture"})],
         "n_prior_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "n_estimators": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
     }
 
     def __init__(
@@ -232,6 +248,7 @@ class GaussianVAE(BaseGaussianVAE):
         patience="auto",
         n_draws=256,
         n_init=1,
+        n_estimators="auto",
         warm_start=False,
         device="auto",
         random_state=None,
@@ -258,6 +275,7 @@ class GaussianVAE(BaseGaussianVAE):
         self.patience = patience
         self.n_draws = n_draws
         self.n_init = n_init
+        self.n_estimators = n_estimators
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
@@ -336,6 +354,8 @@ class GaussianVAE(BaseGaussianVAE):
     def reconstruct(self, X, return_std=False):
         """Return mean and standard deviation of p(x' | x) = E[p(x' | z)] over z ~ q(z | x).
 
+        Of several models it is the average over them too.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
@@ -359,6 +379,7 @@ class GaussianVAE(BaseGaussianVAE):
         .. math:: \log \tfrac1K \sum_k p(x | z_k) \, p(z_k) / q(z_k | x), \quad z_k \sim q(z | x)
 
         with K = ``n_draws``. Its expectation rises with K towards log p(x) and never passes it.
+        Of several models it is the mean of their densities, each with its share of the draws.
         For rows whose m(x) lies outside its range in training, half of the draws are from q
         moved into that range (:func:`~skgvae.likelihood.marginal_log_prob`).
 
@@ -408,12 +429,15 @@ class GaussianVAE(BaseGaussianVAE):
         -------
         ndarray of shape (n_samples,)
             Nats, for a density in the units of X. The gap to :meth:`score_samples` is the
-            divergence of q(z | x) from the exact posterior.
+            divergence of q(z | x) from the exact posterior. Of several models it is the
+            logarithm of the mean of their bounds' exponentials, a bound of the mixture.
         """
         return self._log_density(lower_bound, X)
 
     def sample(self, n_samples=1, random_state=None):
         """Draw rows: z from the prior, then x from the decoder, its noise included.
+
+        Of several models each row has one, by chance.
 
         Parameters
         ----------
@@ -431,21 +455,37 @@ class GaussianVAE(BaseGaussianVAE):
         n_samples = check_scalar(n_samples, "n_samples", Integral, min_val=1)
         (seed,) = draw_seeds(random_state, 1)
         generator = torch.Generator(self.device_).manual_seed(seed)
-        dtype = np.dtype(self._dtype)
-        z = (
-            self._for_inference(self.module_, dtype)
-            .prior.sample(n_samples, generator)
-            .cpu()
-            .numpy()
-        )
-        mean, std = self.decode(z, return_std=True)
-        noise = np.random.default_rng(seed).standard_normal(mean.shape, dtype)
-        return mean + std * noise
+        dtype, rng = np.dtype(self._dtype), np.random.default_rng(seed)
+        noise = rng.standard_normal((n_samples, self.n_features_in_), dtype)
+        chosen = rng.integers(len(self.modules_), size=n_samples)
+        z = np.empty((n_samples, self.n_components_), dtype)
+        for i, count in zip(*np.unique(chosen, return_counts=True), strict=True):
+            prior = self._for_inference(self.modules_[i], dtype).prior
+            z[chosen == i] = prior.sample(int(count), generator).cpu().numpy()
+
+        def drawn(modules, z, noise, chosen):
+            rows = torch.empty_like(noise)
+            for i, module in enumerate(modules):
+                own = chosen == i
+                loc, log_scale = module.decoder.loc_and_log_scale(z[own])
+                rows[own] = torch.addcmul(loc, log_scale.exp(), noise[own])
+            return (rows,)
+
+        inverses = [self._target_scaler.inverse]
+        (rows,) = self._by_rows(drawn, z, noise, chosen, inverses=inverses)
+        return rows
 
     _nothing_to_find = "if the columns are independent of each other, there is nothing to find"
 
     def _choose_n_components(self, X, target):
         return min(X.shape[1], MAX_COMPONENTS, max(1, len(X) // 4))
+
+    def _count_members(self, n_rows):
+        if self.n_estimators != "auto":
+            return self.n_estimators
+        # What net_params brings may not allow for several models; without training they are one.
+        alone = self.net_params or self.max_epochs == 0 or n_rows > MAX_ROWS_OF_SEVERAL
+        return 1 if alone else N_ESTIMATORS
 
     def _cross_validates(self, n_rows, n_valid):
         if self.validation_fraction != "auto" or n_valid >= FEW_VALIDATION_ROWS:
@@ -518,16 +558,19 @@ class GaussianVAE(BaseGaussianVAE):
     @torch.no_grad()
     def _describe(self, train):
         super()._describe(train)
-        rows = train[0].subset(slice(None, N_DESCRIBED))
-        loc, _ = self.module_.encoder.loc_and_log_scale(rows.v1.to(self.device_))
         # Where the posterior means of training rows lie: beyond, q is not to be trusted.
-        self._loc_range = loc.amin(0).cpu().numpy(), loc.amax(0).cpu().numpy()
+        bounds = []
+        for module, rows in zip(self.modules_, train, strict=True):
+            v1 = rows.subset(slice(None, N_DESCRIBED)).v1.to(self.device_)
+            loc, _ = module.encoder.loc_and_log_scale(v1)
+            bounds.append(torch.stack([loc.amin(0), loc.amax(0)]))
+        self._loc_range = tuple(torch.stack(bounds, 1).cpu().numpy())
 
     def _log_density(self, estimate, X):
         check_is_fitted(self)
         X = self._validate_rows(X)
         draws = self._draws()
         (log_prob,) = self._by_rows(
-            lambda modules, v1: (estimate(modules[0], v1, v1, draws),), X, scalers=[self._scaler]
+            lambda modules, v1: (estimate(modules, v1, v1, draws),), X, scalers=[self._scaler]
         )
         return log_prob - self._scaler.log_abs_det

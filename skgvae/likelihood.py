@@ -68,7 +68,7 @@ def latent_draws(
 
 @torch.no_grad()
 def marginal_log_prob(
-    vae: nn.Module,
+    vaes: nn.Module | Sequence[nn.Module],
     v1: Tensor,
     v2: Tensor,
     draws: Tensor,
@@ -86,14 +86,15 @@ def marginal_log_prob(
 
     Parameters
     ----------
-    vae : GaussianVAEModule
-        The model.
+    vaes : GaussianVAEModule or sequence of them
+        One model or several.
     v1, v2 : Tensor of shape (n_samples, n_features)
         Rows.
     draws : Tensor of shape (K, latent_features)
         From :func:`latent_draws`.
     loc_range : tuple of 2 Tensors of shape (latent_features,), optional
-        Smallest and largest means of q in the training rows.
+        Smallest and largest means of q in the training rows; of several models of shape
+        (n_models, latent_features).
 
     Returns
     -------
@@ -105,10 +106,16 @@ def marginal_log_prob(
     Hesterberg, "Weighted Average Importance Sampling and Defensive Mixture Distributions",
     Technometrics 37(2), 1995.
     """
-    if loc_range is None:
-        chunks = _chunks(vae, v1, draws)
-        return _log_mean_exp(importance_log_weights(vae, v1, v2, eps) for eps in chunks)
-    return _log_mean_exp(_defensive_log_weights(vae, v1, v2, draws, loc_range))
+
+    def log_weights(i, vae, own):
+        if loc_range is None:
+            return (importance_log_weights(vae, v1, v2, eps) for eps in _chunks(vae, v1, own))
+        bounds = [bound.expand(n_models, -1)[i] for bound in loc_range]
+        return _defensive_log_weights(vae, v1, v2, own, bounds)
+
+    n_models = len(_models(vaes))
+    parts = (log_weights(i, *part) for i, part in enumerate(_share_out(draws, vaes)))
+    return _log_mean_exp(chain.from_iterable(parts))
 
 
 def _defensive_log_weights(vae, v1, v2, draws, loc_range):
@@ -128,12 +135,22 @@ def _defensive_log_weights(vae, v1, v2, draws, loc_range):
 
 
 @torch.no_grad()
-def lower_bound(vae: nn.Module, v1: Tensor, v2: Tensor, draws: Tensor) -> Tensor:
-    """Return the evidence lower bound of each row; parameters as above."""
-    total = torch.zeros(len(v1), dtype=v1.dtype, device=v1.device)
-    for eps in _chunks(vae, v1, draws):
-        total += len(eps) * elbo(vae, v1, v2, eps).value
-    return total / len(draws)
+def lower_bound(
+    vaes: nn.Module | Sequence[nn.Module], v1: Tensor, v2: Tensor, draws: Tensor
+) -> Tensor:
+    """Return the evidence lower bound of each row; parameters as above.
+
+    Of several models, the logarithm of the mean of their bounds' exponentials: a lower bound
+    of their mixture.
+    """
+
+    def bound(vae, own):
+        total = torch.zeros(len(v1), dtype=v1.dtype, device=v1.device)
+        for eps in _chunks(vae, v1, own):
+            total += len(eps) * elbo(vae, v1, v2, eps).value
+        return total[None] / len(own)
+
+    return _log_mean_exp(starmap(bound, _share_out(draws, vaes)))
 
 
 @torch.no_grad()

@@ -35,6 +35,8 @@ def alone(model, i, X, y):
     single._keep_modules([i])
     part = slice(i * n_draws, (i + 1) * n_draws)
     single._draws = lambda width=None: model._draws(width)[part]
+    if hasattr(model, "_loc_range"):
+        single._loc_range = tuple(bounds[[i]] for bounds in model._loc_range)
     return single
 
 
@@ -42,7 +44,8 @@ def alone(model, i, X, y):
 
 
 def test_n_init_keeps_the_start_with_the_best_bound(iris):
-    vae = GaussianVAE(2, init="random", n_init=4, random_state=0, **FAST).fit(iris)
+    params = {"n_init": 4, "n_estimators": 1, "random_state": 0, **FAST}
+    vae = GaussianVAE(2, init="random", **params).fit(iris)
     assert len(vae.modules_) == 1
     # Each with five more, those of its folds, that share its loss.
     losses = np.array([record["modules"]["valid_loss"] for record in vae.net_.history])
@@ -146,6 +149,89 @@ def test_an_ensemble_of_the_best_starts(diabetes):
     best = np.min([record["modules"]["valid_loss"] for record in model.net_.history], 0)
     expected = min(best[:3]), min(best[3:])
     assert min(record["valid_loss"] for record in model.history_) == min(expected)
+
+
+@pytest.fixture(scope="module", params=[150, 569])
+def densities(request, cancer):
+    """One model and two of its folds, and three models with a held-out tenth."""
+    X = cancer[: request.param, :4]
+    model = GaussianVAE(n_estimators=3, random_state=0, **FAST).fit(X)
+    assert len(model.modules_) == 3
+    return model, X, [alone(model, i, X, None) for i in range(3)]
+
+
+def test_a_density_is_the_mean_of_the_members(densities):
+    model, X, members = densities
+    for method in "score_samples", "elbo":
+        of_members = np.array([getattr(member, method)(X) for member in members])
+        mixture = np.logaddexp.reduce(of_members, 0) - np.log(3)
+        np.testing.assert_allclose(getattr(model, method)(X), mixture, rtol=1e-6)
+        assert of_members.std(0).min() > 0  # members differ
+    means = np.array([member.reconstruct(X) for member in members])
+    stds = np.array([member.reconstruct(X, return_std=True)[1] for member in members])
+    mean, std = model.reconstruct(X, return_std=True)
+    np.testing.assert_allclose(mean, means.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(std, np.sqrt((stds**2).mean(0) + means.var(0)), rtol=1e-5)
+
+
+def test_samples_of_an_ensemble_are_from_all_members(densities):
+    model, _, members = densities
+    rows = model.sample(6000, random_state=0)
+    of_members = [m.sample(2000, random_state=i) for i, m in enumerate(members)]
+    for column, mixed in zip(rows.T, np.concatenate(of_members).T, strict=True):
+        assert stats.ks_2samp(column, mixed).pvalue > 1e-3
+
+
+def test_what_is_said_of_the_latent_space_is_the_first_members(densities):
+    model, X, members = densities
+    np.testing.assert_array_equal(model.transform(X), members[0].transform(X))
+    Z = model.transform(X)
+    np.testing.assert_array_equal(model.inverse_transform(Z), members[0].inverse_transform(Z))
+    own = model.history_[model.best_epoch_ - 1]["valid_loss"] if model.best_epoch_ else np.inf
+    assert own <= min(record["valid_loss"] for record in model.history_)
+
+
+def test_models_of_folds_join_the_model_that_they_judge(cancer):
+    X, params = cancer[:150, :4], {"random_state": 0, **FAST}
+    one = GaussianVAE(n_estimators=1, **params).fit(X)
+    six = GaussianVAE(n_estimators=6, **params).fit(X)
+    auto = GaussianVAE(**params).fit(X)
+    assert [len(model.modules_) for model in (one, six, auto)] == [1, 6, 5]
+    np.testing.assert_array_equal(one.transform(X), six.transform(X))
+    assert one.history_ == six.history_ == auto.history_
+    # Beyond these there are more such models, each with folds of its own, first.
+    eight = GaussianVAE(n_estimators=8, **params).fit(X)
+    losses = np.array([record["modules"]["valid_loss"] for record in eight.net_.history])
+    assert losses.shape[1] == 2 * 6
+    assert len(eight.modules_) == 8
+    mains = [alone(eight, i, X, None).transform(X) for i in range(2)]
+    assert sum(np.allclose(main, one.transform(X), atol=1e-3) for main in mains) == 1
+
+
+def test_how_many_models_a_density_has(cancer, monkeypatch):
+    def count(n_rows=100, **params):
+        params = {"random_state": 0, **FAST, **params}
+        return len(GaussianVAE(2, **params).fit(cancer[:n_rows]).modules_)
+
+    assert count() == count(validation_fraction=0.2) == count(early_stopping=False) == 5
+    assert count(net_params={"gradient_clip": 1.0}) == count(max_epochs=0) == 1
+    assert count(net_params={"gradient_clip": 1.0}, n_estimators=2) == 2
+    monkeypatch.setattr("skgvae._vae.MAX_ROWS_OF_SEVERAL", 100)
+    assert [count(), count(101)] == [5, 1]
+
+
+def test_a_density_of_several_goes_on(cancer):
+    X = cancer[:, :4]
+    model = GaussianVAE(random_state=0, **FAST).partial_fit(X)
+    assert len(model.modules_) == 5
+    before = model.score(X)
+    for _ in range(5):
+        model.partial_fit(X)
+    assert len(model.modules_) == 5
+    assert model.score(X) > before
+    loaded = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(loaded.score_samples(X), model.score_samples(X))
+    np.testing.assert_array_equal(loaded.sample(9, 0), model.sample(9, 0))
 
 
 @pytest.mark.parametrize("labels", ["all", "few"])

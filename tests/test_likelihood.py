@@ -135,6 +135,26 @@ def test_a_moved_half_of_the_draws_against_a_loop(n_draws):
     torch.testing.assert_close(marginal_log_prob(vae, x, v2, draws, bounds), expected)
 
 
+def test_several_models_are_the_mean_of_their_densities():
+    vaes, x = make_vaes(3), torch.randn(6, 3)
+    v2, draws = torch.randn(6, 4), latent_draws(12, 2, 0)
+    shares = draws.split(4)
+    low, high = torch.full((3, 2), -0.1), torch.rand(3, 2)
+
+    def mean(logs):
+        return torch.stack(logs).exp().mean(0).log()
+
+    plain = [marginal_log_prob(vae, x, v2, own) for vae, own in zip(vaes, shares, strict=True)]
+    torch.testing.assert_close(marginal_log_prob(vaes, x, v2, draws), mean(plain))
+    moved = [
+        marginal_log_prob(vae, x, v2, own, (low[i], high[i]))
+        for i, (vae, own) in enumerate(zip(vaes, shares, strict=True))
+    ]
+    torch.testing.assert_close(marginal_log_prob(vaes, x, v2, draws, (low, high)), mean(moved))
+    bounds = [lower_bound(vae, x, v2, own) for vae, own in zip(vaes, shares, strict=True)]
+    torch.testing.assert_close(lower_bound(vaes, x, v2, draws), mean(bounds))
+
+
 def test_chunks_change_nothing(pca, monkeypatch):
     vae, x, _ = pca
     draws = latent_draws(100, 2, 0)

@@ -184,7 +184,7 @@ def test_starts_that_compete(stacks, monkeypatch):
     curve = np.sin(rng.uniform(-3, 3, (510, 1)) * [1, 2, 3])
     X = curve + 0.2 * rng.standard_normal(curve.shape)
     params = {"prior": "standard", "hidden_layer_sizes": (8,), "batch_size": 150, "n_draws": 32}
-    model = GaussianVAE(**params, random_state=0)
+    model = GaussianVAE(**params, n_estimators=1, random_state=0)
     search, _ = search_both(
         model, {"kl_weight": [0.7, 1.0]}, X, cv=ShuffleSplit(2, test_size=10, random_state=0)
     )
@@ -516,7 +516,7 @@ def fitted_models(grid, X, model):
 )
 def test_a_model_does_not_depend_on_its_companions(fraction, lr, min_noise, iris, stacks):
     params = {**FAST, "max_epochs": 30, "patience": 3, "lr": lr, "validation_fraction": fraction}
-    params["min_noise"] = min_noise
+    params |= {"min_noise": min_noise, "n_estimators": 1}
     many = fitted_models({"kl_weight": [0.1, 0.5, 1.0, 3.0]}, iris, GaussianVAE(2, **params))
     few = fitted_models({"kl_weight": [0.5, 1.0]}, iris, GaussianVAE(2, **params))
     assert stacks == [12, 6]
@@ -540,11 +540,10 @@ def test_a_model_does_not_depend_on_its_companions(fraction, lr, min_noise, iris
 
 
 def test_a_model_holds_nothing_of_the_others(iris, stacks):
-    models = fitted_models(
-        {"kl_weight": list(np.linspace(0.5, 2, 8))}, iris, GaussianVAE(2, **FEW_GAUSSIANS)
-    )
+    one = GaussianVAE(2, n_estimators=1, **FEW_GAUSSIANS)
+    models = fitted_models({"kl_weight": list(np.linspace(0.5, 2, 8))}, iris, one)
     assert stacks == [24]
-    alone = GaussianVAE(2, **FEW_GAUSSIANS).fit(iris[:100])
+    alone = clone(one).fit(iris[:100])
     size = len(pickle.dumps(alone))
     for model in models[:3]:
         assert len(pickle.dumps(model)) < size + 1000

@@ -291,9 +291,10 @@ def test_several_starts_share_the_classical_model(blobs, monkeypatch):
         return own(*args, **params)
 
     monkeypatch.setattr(_vae, "mixture_of_columns", spy)
-    GaussianVAE(n_init=3, max_epochs=2, random_state=0).fit(blobs)
+    params = {"n_estimators": 1, "max_epochs": 2, "random_state": 0}
+    GaussianVAE(n_init=3, **params).fit(blobs)
     assert len(calls) == 2  # to choose the number of components, and with that number
-    GaussianVAE(max_epochs=2, random_state=0).fit(blobs)
+    GaussianVAE(**params).fit(blobs)
     assert len(calls) == 3
 
 
@@ -422,7 +423,8 @@ def test_pickles_keep_the_prior_whatever_the_parameters_say_now(iris):
 
 
 def test_continuation_keeps_the_prior(iris):
-    vae = GaussianVAE(**MIXTURE, max_epochs=2, n_draws=32, warm_start=True).fit(iris)
+    params = {**MIXTURE, "n_estimators": 1, "n_draws": 32, "warm_start": True}
+    vae = GaussianVAE(**params, max_epochs=2).fit(iris)
     n_components = vae.n_prior_components_
     first = vae.score(iris)
     assert vae.set_params(max_epochs=20).fit(iris).score(iris) > first
