@@ -94,12 +94,12 @@ class InferenceMixin:
             return converted.astype(values.dtype, copy=False)
         return converted
 
-    def _mean_and_std(self, X):
-        """Return mean and standard deviation of p(v2 | v1) in units of v2."""
+    def _mean_and_std(self, X, n_modules=None):
+        """Return mean and standard deviation of p(v2 | v1) in units of v2, of the first or all."""
         moments = self._with_tail(decoded_moments)
 
         def function(modules, v1, draws):
-            mean, noise, latent = moments(modules, v1, draws)
+            mean, noise, latent = moments(modules[:n_modules], v1, draws)
             return mean, torch.sqrt(noise + latent)
 
         scaler = self._target_scaler

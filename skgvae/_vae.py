@@ -354,8 +354,6 @@ class GaussianVAE(BaseGaussianVAE):
     def reconstruct(self, X, return_std=False):
         """Return mean and standard deviation of p(x' | x) = E[p(x' | z)] over z ~ q(z | x).
 
-        Of several models it is the average over them too.
-
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
@@ -370,7 +368,7 @@ class GaussianVAE(BaseGaussianVAE):
         std : ndarray of shape (n_samples, n_features)
             Decoder noise and spread of the decoder's means together, if ``return_std``.
         """
-        mean, std = self._mean_and_std(X)
+        mean, std = self._mean_and_std(X, n_modules=1)  # that whose latent space is shown
         return (mean, std) if return_std else mean
 
     def score_samples(self, X):

@@ -487,7 +487,8 @@ def test_the_estimate_of_memory_grows_with_rows_and_weights(iris):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(_together, "_train_as_one", spy)
-            fits = [GaussianVAE(2, validation_fraction=0.1, **{**FAST, **params}).fit] * 2
+            params = {"validation_fraction": 0.1, "n_estimators": 1, **FAST, **params}
+            fits = [GaussianVAE(2, **params).fit] * 2
             _together.run_together((lambda fit=fit: fit(X)) for fit in fits)
         return np.array([seen[0].held_bytes, seen[0].step_bytes])
 

@@ -104,11 +104,12 @@ def test_noise_that_depends_on_the_latent_is_found(seed):
     std = np.where(t > 0, 0.5, 0.05)
     columns = [t + 0.02 * rng.standard_normal(4000), std * rng.standard_normal(4000)]
     X = np.column_stack(columns)
-    vae = GaussianVAE(1, random_state=seed).fit(X)
+    one = {"n_estimators": 1, "random_state": seed}  # a mixture of several has noise of its own
+    vae = GaussianVAE(1, **one).fit(X)
     _, found = vae.reconstruct(np.array([[-1.0, 0.0], [1.0, 0.0]]), return_std=True)
     np.testing.assert_allclose(found[:, 1], [0.05, 0.5], rtol=0.25)
     # From the other start the mean follows the noise of a row: nearly as good a density.
-    same = GaussianVAE(1, noise="homoscedastic", init="mixture", random_state=seed).fit(X)
+    same = GaussianVAE(1, noise="homoscedastic", init="mixture", **one).fit(X)
     assert vae.score(X) > same.score(X) + 0.3
     true = -np.log(4) - np.log(std).mean() - 0.5 * np.log(2 * np.pi * np.e)  # without the 0.02
     assert vae.score(X) > true - 0.1
@@ -505,7 +506,7 @@ def test_partial_fit_goes_on_after_fit_and_after_loading(iris):
 
 
 def test_continued_training_takes_changed_settings_and_refuses_a_changed_structure(iris):
-    vae = GaussianVAE(2, **FAST).fit(iris)
+    vae = GaussianVAE(2, n_estimators=1, **FAST).fit(iris)
     before = vae.score(iris)
     vae.set_params(lr=1e-12, kl_weight=3.0).partial_fit(iris)
     assert vae.score(iris) == pytest.approx(before, abs=1e-6)
@@ -564,7 +565,8 @@ def curve(vae):
 
 
 def test_of_few_rows_all_are_trained_on(iris):
-    vae = GaussianVAE(2, **FAST).fit(iris)
+    params = {**FAST, "n_estimators": 1}
+    vae = GaussianVAE(2, **params).fit(iris)
     assert len(vae.modules_) == 1
     parts = vae._split(vae._to_rows(iris, None, None), 0)
     rows = [[set(map(tuple, p.v1.tolist())) for p in part] for part in parts]
@@ -572,7 +574,7 @@ def test_of_few_rows_all_are_trained_on(iris):
     assert [len(p) for p, _ in parts] == [150] + [120] * 5
     assert rows[0][0] == everything
     assert set.union(*(valid for _, valid in rows[1:])) == everything
-    whole = GaussianVAE(2, **FAST, early_stopping=False).fit(iris)
+    whole = GaussianVAE(2, **params, early_stopping=False).fit(iris)
     losses = ([r["train_loss"] for r in v.history_] for v in (vae, whole))
     np.testing.assert_allclose(*losses, rtol=1e-4)
     assert curve(vae) != curve(clone(vae).set_params(validation_fraction=0.2).fit(iris))
@@ -622,7 +624,7 @@ def test_validation_loss_is_the_sum_of_its_parts(iris):
 
 
 def test_starts_are_compared_by_cross_validation(iris):
-    params = {**FAST, "init": "random", "max_epochs": 20, "min_noise": 0.01}
+    params = {**FAST, "init": "random", "max_epochs": 20, "min_noise": 0.01, "n_estimators": 1}
     several = GaussianVAE(2, n_init=3, **params).fit(iris)
     assert len(several.modules_) == 1
     assert min(curve(several)) <= min(curve(GaussianVAE(2, **params).fit(iris))) + 1e-6
@@ -642,7 +644,8 @@ def test_a_random_start_competes_for_the_second_cycle(shape, monkeypatch):
     else:
         points = rng.standard_normal((500, 3))
     X = points @ rng.standard_normal((3, 6)) + 0.1 * rng.standard_normal((500, 6))
-    params = {"prior": "standard", "hidden_layer_sizes": (16,), "random_state": 0}
+    params = {"prior": "standard", "hidden_layer_sizes": (16,), "n_estimators": 1}
+    params["random_state"] = 0
     vae = GaussianVAE(**params).fit(X)
     assert len(vae.modules_) == 1
     cycle = vae.net_.max_epochs
@@ -732,7 +735,7 @@ def test_callbacks_can_copy_the_estimator_when_a_start_has_ended(monkeypatch):
     X = np.sin(np.random.default_rng(0).uniform(-3, 3, (500, 1)) * [1, 2, 3])
     monitor = callback.ScoringMonitor(scoring=None)
     params = {"prior": "standard", "hidden_layer_sizes": (8,), "batch_size": 50, "n_draws": 32}
-    vae = GaussianVAE(**params, random_state=0)
+    vae = GaussianVAE(**params, n_estimators=1, random_state=0)
     vae.set_callbacks(monitor).fit(X)
     assert vae.n_epochs_ > 20  # else the test shows little
     assert len(vae.modules_) == 1
