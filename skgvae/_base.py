@@ -126,8 +126,7 @@ class BaseGaussianVAE(
     def _start(self, module, rows, init, like):
         """Set the initial weights, where they are not random.
 
-        ``like`` is the first of the modules that are to be trained together: what is chosen from
-        the rows is chosen for that one.
+        What is chosen from the rows is chosen for ``like``.
         """
 
     # Of estimators that have no such parameter.
@@ -183,7 +182,8 @@ class BaseGaussianVAE(
         # Kinds of start see the same batches and draws, the models of one start other rows.
         starts = [(seed, init) for seed in seeds for init in inits for _ in splits[0]]
         seeds = [seed for seed, _ in starts]
-        modules = self.modules_ if continues else self._new_modules(train, starts)
+        n_alike = n_starts * len(splits[0])
+        modules = self.modules_ if continues else self._new_modules(train, starts, n_alike)
         self._train_seeds = [seed["train"] for seed in seeds]
         n_rivals = n_starts if self._training["n_cycles"] > 1 else 1  # at the end of a cycle
         self.net_ = self._make_net(modules, n_starts=n_rivals, n_folds=n_folds).initialize()
@@ -316,12 +316,14 @@ class BaseGaussianVAE(
         # float32 also where torch's default dtype is another.
         return module_class(**spec, generator=generator).float()
 
-    def _new_modules(self, rows, starts):
+    def _new_modules(self, rows, starts, n_alike=None):
+        # What is chosen from the rows is chosen once for each so many modules.
         modules = []
         with computing_once() if len(rows) > 1 else nullcontext():
-            for part, (seed, init) in zip(rows, starts, strict=True):
+            for i, (part, (seed, init)) in enumerate(zip(rows, starts, strict=True)):
                 modules.append(self._make_module(torch.Generator().manual_seed(seed["weights"])))
-                self._start(modules[-1], part, init, like=modules[0])
+                like = modules[i - i % (n_alike or len(rows))]
+                self._start(modules[-1], part, init, like)
         return of_one_shape(modules)
 
     def _make_net(self, modules, **groups):

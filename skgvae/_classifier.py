@@ -589,8 +589,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         balanced.label_weight[balanced.label_weight < 0] *= len(balanced) / len(train)
         return balanced
 
-    def _new_modules(self, rows, seeds):
-        modules = super()._new_modules(rows, seeds)
+    def _new_modules(self, rows, starts, n_alike=None):
+        modules = super()._new_modules(rows, starts, n_alike)
         if len(modules) > 1:
             stack = ModuleStack(copy.deepcopy(modules[:2]))
             v1, v2 = (torch.stack([v[:2], v[:2]]) for v in (rows[0].v1, rows[0].v2))

@@ -129,8 +129,8 @@ class GaussianVAE(BaseGaussianVAE):
         Number of starts, trained at once, of which that with the best validation loss (without
         held-out rows: training loss) is kept.
     n_estimators : int or "auto", default="auto"
-        Number of models, trained at once, each with its own start, order of rows, draws and
-        held-out rows; in cross-validation the first models of the folds, which
+        Number of models, trained at once, each with its own start, number of Gaussians, order of
+        rows, draws and held-out rows; in cross-validation the first models of the folds, which
         are there anyhow, take the place of further ones. The density is the mean of theirs, a
         mixture with equal weights [4]_, and so is what ``sample`` draws from; the latent space
         is that of the best, ``module_``. "auto" is five; one of more than 10 000 rows, with
@@ -168,7 +168,7 @@ class GaussianVAE(BaseGaussianVAE):
     n_active_components_ : int
         Components with more than 0.01 nats.
     n_prior_components_ : int
-        Gaussians in the prior.
+        Gaussians in the prior; of several models, the most that any has.
     noise_variance_ : ndarray of shape (n_features_in_,)
         Average decoder variance of each feature, in squared units of X, over all models.
     min_noise_ : ndarray of shape (n_features_in_,)
@@ -524,6 +524,12 @@ class GaussianVAE(BaseGaussianVAE):
         # Where the first of two cycles can tell which is better. Callbacks see one model.
         judged = self._training["n_cycles"] > 1 and n_valid >= FEW_VALIDATION_ROWS
         return [classical, "random"] if judged and not self.net_params else [classical]
+
+    def _new_modules(self, rows, starts, n_alike=None):
+        modules = super()._new_modules(rows, starts, n_alike)
+        if "n_prior_components" in self._module_spec:  # the most that any has
+            self._set_prior_components(modules[0].prior.n_components)
+        return modules
 
     def _start(self, module, rows, init, like):
         step = -(-len(rows) // MAX_ROWS)

@@ -298,6 +298,29 @@ def test_several_starts_share_the_classical_model(blobs, monkeypatch):
     assert len(calls) == 3
 
 
+def test_each_member_chooses_its_number_of_gaussians(monkeypatch):
+    given, found, own = [], [], _vae.mixture_of_columns
+
+    def spy(*args, **params):
+        model = own(*args, **params)
+        given.append(params["n_components"])
+        found.append(len(model[3]))
+        return model
+
+    monkeypatch.setattr(_vae, "mixture_of_columns", spy)
+    X = np.random.default_rng(2).standard_t(2, (200, 2))
+    params = {"validation_fraction": 0.1, "max_epochs": 2, "random_state": 0}
+    vae = GaussianVAE(n_estimators=3, n_init=2, **params).fit(X)
+    assert given == [None, found[0], None, found[2], None, found[4]]
+    assert found[::2] == found[1::2]
+    assert len(set(found)) > 1  # else the test shows little
+    used = [int((m.prior.logits > -1e20).sum()) for m in vae.modules_]
+    assert sorted(used) == sorted(found[::2])
+    assert vae.n_prior_components_ == max(found)
+    loaded = pickle.loads(pickle.dumps(vae))
+    np.testing.assert_array_equal(loaded.score_samples(X), vae.score_samples(X))
+
+
 def test_start_with_few_latents_is_a_mixture_in_their_plane():
     X, _ = make_blobs(500, 2, centers=4, cluster_std=0.5, random_state=1)
     rng = np.random.default_rng(0)
