@@ -125,7 +125,8 @@ def main(small=False):
     print(
         "Ours is the default fit of one model, and that with prior='standard'; the loop starts "
         "at random, has the prior N(0, I) and trains with Adam at 1e-3 for "
-        f"{LONGER} times the steps of the default fit. Bounds: nats a row, of 16 draws, on held-out rows.\n"
+        f"{LONGER} times the steps of the default fit. Bounds: nats a row, of 16 draws, on "
+        "held-out rows.\n"
     )
     print("| data | prior | bound of ours | in | the loop reaches it after | best of the loop "
           "| ours reaches it after | steps of ours / loop |\n" + "|---" * 8 + "|")  # fmt: skip
