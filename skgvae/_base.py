@@ -412,10 +412,10 @@ class BaseGaussianVAE(
     def _describe(self, train):
         """Record how the latent space and the noise are used, on (some of) the rows.
 
-        The latent space is that of the first module, the noise an average over all.
+        The latent space is that of the first module, the noise an average over those that decode.
         """
         noise = []
-        for module, rows in zip(self.modules_, train, strict=True):
+        for module, rows in list(zip(self.modules_, train, strict=True))[: self._n_decoders]:
             rows = rows.subset(slice(None, N_DESCRIBED))
             module.eval()
             loc, log_scale = module.encoder.loc_and_log_scale(rows.v1.to(self.device_))

@@ -23,6 +23,8 @@ class InferenceMixin:
     # Of estimators that have no such parameter.
     tail = 1.0
 
+    _n_decoders = None  # of how many modules the noise is an average; None: of all
+
     def _validate_rows(self, X, **kwargs):
         return validate_data(self, X, dtype=DTYPES, **{"reset": False, **kwargs})
 
@@ -94,12 +96,12 @@ class InferenceMixin:
             return converted.astype(values.dtype, copy=False)
         return converted
 
-    def _mean_and_std(self, X, n_modules=None):
-        """Return mean and standard deviation of p(v2 | v1) in units of v2, of the first or all."""
+    def _mean_and_std(self, X):
+        """Return mean and standard deviation of p(v2 | v1) in units of v2."""
         moments = self._with_tail(decoded_moments)
 
         def function(modules, v1, draws):
-            mean, noise, latent = moments(modules[:n_modules], v1, draws)
+            mean, noise, latent = moments(modules[: self._n_decoders], v1, draws)
             return mean, torch.sqrt(noise + latent)
 
         scaler = self._target_scaler

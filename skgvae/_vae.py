@@ -170,14 +170,14 @@ class GaussianVAE(BaseGaussianVAE):
     n_prior_components_ : int
         Gaussians in the prior; of several models, the most that any has.
     noise_variance_ : ndarray of shape (n_features_in_,)
-        Average decoder variance of each feature, in squared units of X, over all models.
+        Average decoder variance of each feature, in squared units of X.
     min_noise_ : ndarray of shape (n_features_in_,)
         Floor of the decoder's standard deviation, in standardised units.
     net_ : GaussianVAENet
         The skorch net.
     module_ : GaussianVAEModule
         The torch module; of several that with the best validation loss, on its own held-out
-        rows. What is said of the latent space, ``history_`` and ``best_epoch_`` belongs to it.
+        rows. What is said of latent space, noise and training (``history_``) belongs to it.
     modules_ : list of GaussianVAEModule
         All of them, ``module_`` first.
     device_ : str
@@ -212,6 +212,7 @@ class GaussianVAE(BaseGaussianVAE):
     """
 
     _learning_rate = 0.01
+    _n_decoders = 1  # that of the latent space that is shown
     _min_noise = 0.003  # what columns leave of each other's variance may be little
     _n_valid_points = 1024
     _patience = None  # the best epoch may come when the rate has fallen, after a bad start
@@ -368,7 +369,7 @@ class GaussianVAE(BaseGaussianVAE):
         std : ndarray of shape (n_samples, n_features)
             Decoder noise and spread of the decoder's means together, if ``return_std``.
         """
-        mean, std = self._mean_and_std(X, n_modules=1)  # that whose latent space is shown
+        mean, std = self._mean_and_std(X)
         return (mean, std) if return_std else mean
 
     def score_samples(self, X):
