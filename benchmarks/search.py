@@ -54,7 +54,7 @@ def row(search, vae, X, grid, n_jobs, ours):
 
 def main(sets, jobs, grid, **settings):
     settings = {name: value for name, value in settings.items() if value is not None}
-    vae = GaussianVAE(random_state=0, **settings)
+    vae = GaussianVAE(n_estimators=1, random_state=0, **settings)
     GaussianVAE(2, max_epochs=1).fit(load("breast_cancer"))  # warm up
     for name in sets:
         X, ours = load(name), {"jobs": jobs}

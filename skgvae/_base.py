@@ -159,12 +159,16 @@ class BaseGaussianVAE(
         n_init = 1 if continues else self.n_init
         n_members = len(self.modules_) if continues else self._count_members(len(X))
         seeds = self._draw_seeds(n_members * n_init)
+        for i, seed in enumerate(seeds):  # starts that compete see the same rows
+            seed["split"] = seeds[i - i % n_init]["split"]
         if continues:
             self._check_continues(X, target)
+            # Each holds out the rows that it has held out before.
+            for seed, known in zip(seeds, getattr(self, "_split_seeds", ()), strict=False):
+                seed["split"] = known
         else:
             self._set_up(X, target, weight, seeds[0])
         rows = self._to_rows(X, target, weight, *labels)
-        # Starts that compete see the same rows, members of an ensemble do not.
         splits = []
         for seed in seeds[::n_init]:
             parts = self._split(rows, seed["split"])
@@ -185,6 +189,7 @@ class BaseGaussianVAE(
         n_alike = n_starts * len(splits[0])
         modules = self.modules_ if continues else self._new_modules(train, starts, n_alike)
         self._train_seeds = [seed["train"] for seed in seeds]
+        self._split_seeds = [seed["split"] for seed in seeds]
         n_rivals = n_starts if self._training["n_cycles"] > 1 else 1  # at the end of a cycle
         self.net_ = self._make_net(modules, n_starts=n_rivals, n_folds=n_folds).initialize()
         self._train(train, valid, X, target, n_starts=n_starts, n_members=n_members)
@@ -204,7 +209,7 @@ class BaseGaussianVAE(
             self._resolve_training(len(rows), 0)
             self._train_seeds = [seed["train"] for seed in seeds]
             starts = [(seed, *self._choose_inits()) for seed in seeds]
-            modules = self._new_modules([rows] * len(seeds), starts)
+            modules = self._new_modules([rows] * len(seeds), starts, len(seeds))
             self.net_ = self._make_net(modules).initialize()
         self.net_.schedule = None
         n_members = len(self.modules_)
@@ -316,13 +321,13 @@ class BaseGaussianVAE(
         # float32 also where torch's default dtype is another.
         return module_class(**spec, generator=generator).float()
 
-    def _new_modules(self, rows, starts, n_alike=None):
+    def _new_modules(self, rows, starts, n_alike):
         # What is chosen from the rows is chosen once for each so many modules.
         modules = []
         with computing_once() if len(rows) > 1 else nullcontext():
             for i, (part, (seed, init)) in enumerate(zip(rows, starts, strict=True)):
                 modules.append(self._make_module(torch.Generator().manual_seed(seed["weights"])))
-                like = modules[i - i % (n_alike or len(rows))]
+                like = modules[i - i % n_alike]
                 self._start(modules[-1], part, init, like)
         return of_one_shape(modules)
 
@@ -405,7 +410,9 @@ class BaseGaussianVAE(
     def _keep_modules(self, kept):
         """Let the net hold these of its modules, in this order."""
         if kept != list(range(len(self.modules_))):
-            self._train_seeds = [self._train_seeds[i] for i in kept]
+            for name in "_train_seeds", "_split_seeds":
+                if hasattr(self, name):
+                    setattr(self, name, [getattr(self, name)[i] for i in kept])
             self.net_.keep_modules(kept)
 
     @torch.no_grad()
@@ -466,7 +473,8 @@ class BaseGaussianVAE(
             weights = net.stack_.stacked.state_dict().items()
             state["_weights"] = {name: w.cpu().numpy() for name, w in weights}
             # In training, when callbacks copy the estimator, some may have ended.
-            state["_train_seeds"] = [self._train_seeds[i] for i in net.in_stack_]
+            for name in {"_train_seeds", "_split_seeds"} & set(state):
+                state[name] = [state[name][i] for i in net.in_stack_]
             state["_state_version"] = STATE_VERSION
             if "history_" in state:  # which it is not in the first epochs
                 state["history_"] = to_columns(state["history_"])

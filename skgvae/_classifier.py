@@ -119,8 +119,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         shared by all rows, so that answers do not depend on which rows are asked for
         together. A power of two is best.
     n_init : int, default=1
-        Number of starts, trained at once, of which that with the best validation loss (without
-        held-out rows: training loss) is kept.
+        Number of starts of each model, trained at once, of which that with the best validation
+        loss (without held-out rows: training loss) is kept.
     n_estimators : int or "auto", default="auto"
         Number of models, each with its own start, held-out rows and order of rows, trained at
         once: a deep ensemble [3]_. "auto" is five; one, for the sake of time, where rows have no
@@ -589,7 +589,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         balanced.label_weight[balanced.label_weight < 0] *= len(balanced) / len(train)
         return balanced
 
-    def _new_modules(self, rows, starts, n_alike=None):
+    def _new_modules(self, rows, starts, n_alike):
         modules = super()._new_modules(rows, starts, n_alike)
         if len(modules) > 1:
             stack = ModuleStack(copy.deepcopy(modules[:2]))

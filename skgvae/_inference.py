@@ -23,20 +23,22 @@ class InferenceMixin:
     # Of estimators that have no such parameter.
     tail = 1.0
 
-    _n_decoders = None  # of how many modules the noise is an average; None: of all
+    _n_decoders = None  # how many modules say what is decoded from a row; None: all
 
     def _validate_rows(self, X, **kwargs):
         return validate_data(self, X, dtype=DTYPES, **{"reset": False, **kwargs})
 
-    def _by_rows(self, function, *arrays, scalers=None, inverses=None, size=1):
+    def _by_rows(self, function, *arrays, scalers=None, inverses=None, size=1, n_modules=None):
         """Call ``function(modules, *tensors)`` on chunks of rows; return ndarrays.
+
+        It gets the first so many modules; None: all.
 
         Where there are scalers, one for each array, they standardise the chunks; inverses, one
         for each answer, give it units. A row takes ``size`` numbers. The arithmetic has the
         dtype of the rows: float64 rows are answered in float64, by the same weights.
         """
         dtype, n_rows = arrays[0].dtype, len(arrays[0])
-        modules = [self._for_inference(module, dtype) for module in self.modules_]
+        modules = [self._for_inference(module, dtype) for module in self.modules_[:n_modules]]
         found = None
         with torch.no_grad():
             for rows in gen_batches(n_rows, min(ROWS_PER_CHUNK, -(-MAX_ELEMENTS // size))):
@@ -76,7 +78,7 @@ class InferenceMixin:
         check_is_fitted(self)
         return partial(function, tail=self._tail_factor())
 
-    def _with_draws(self, function, X, size=1, inverses=None):
+    def _with_draws(self, function, X, size=1, inverses=None, n_modules=None):
         """Call ``function(modules, v1, draws)`` on chunks of rows; it holds size numbers a row."""
         check_is_fitted(self)
         X = self._validate_rows(X)
@@ -87,6 +89,7 @@ class InferenceMixin:
             scalers=[self._scaler],
             inverses=inverses,
             size=size,
+            n_modules=n_modules,
         )
 
     def _to_units(self, values, inverse):
@@ -101,11 +104,11 @@ class InferenceMixin:
         moments = self._with_tail(decoded_moments)
 
         def function(modules, v1, draws):
-            mean, noise, latent = moments(modules[: self._n_decoders], v1, draws)
+            mean, noise, latent = moments(modules, v1, draws)
             return mean, torch.sqrt(noise + latent)
 
-        scaler = self._target_scaler
-        return self._with_draws(function, X, inverses=(scaler.inverse, scaler.inverse_scale))
+        inverses = self._target_scaler.inverse, self._target_scaler.inverse_scale
+        return self._with_draws(function, X, inverses=inverses, n_modules=self._n_decoders)
 
     def _sample_target(self, X, n_samples, random_state):
         """Draw v2 given v1, of shape (n_samples, n_rows, n_outputs)."""

@@ -60,7 +60,7 @@ class LatentSpaceMixin(InferenceMixin, ClassNamePrefixFeaturesOutMixin, Transfor
             loc, log_scale = modules[0].encoder.loc_and_log_scale(v1)
             return (loc, log_scale.exp()) if return_std else (loc,)
 
-        found = self._by_rows(posterior, X, scalers=[self._scaler])
+        found = self._by_rows(posterior, X, scalers=[self._scaler], n_modules=1)
         return tuple(found) if return_std else found[0]
 
     def decode(self, Z, return_std=False):
@@ -88,7 +88,7 @@ class LatentSpaceMixin(InferenceMixin, ClassNamePrefixFeaturesOutMixin, Transfor
 
         scaler = self._target_scaler
         inverses = scaler.inverse, scaler.inverse_scale
-        mean, std = self._by_rows(decoded, Z, inverses=inverses)
+        mean, std = self._by_rows(decoded, Z, inverses=inverses, n_modules=1)
         return (mean, std) if return_std else mean
 
     def latent_directions(self, Z):
@@ -159,7 +159,8 @@ class LatentSpaceMixin(InferenceMixin, ClassNamePrefixFeaturesOutMixin, Transfor
             return eigenvalues.clamp(min=0), vectors * largest.sign()
 
         width = max(max(p.shape, default=1) for p in self.module_.decoder.parameters())
-        eigenvalues, directions = self._by_rows(eigen, Z, size=self.n_components_ * width)
+        size = self.n_components_ * width
+        eigenvalues, directions = self._by_rows(eigen, Z, size=size, n_modules=1)
         return eigenvalues, directions
 
     def _validate_latent(self, Z):

@@ -93,8 +93,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         that are seeded in ``fit`` and shared by all rows, so that answers do not depend on
         which rows are asked for together. A power of two is best.
     n_init : int, default=1
-        Number of starts, trained at once, of which that with the best validation loss (without
-        held-out rows: training loss) is kept.
+        Number of starts of each model, trained at once, of which that with the best validation
+        loss (without held-out rows: training loss) is kept.
     n_estimators : int, default=5
         Number of models, each with its own start, held-out rows and order of rows, trained at
         once: a deep ensemble [3]_. Predictions are those of their mixture with equal weights;

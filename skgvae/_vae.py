@@ -38,7 +38,8 @@ class GaussianVAE(BaseGaussianVAE):
 
     The four functions of x and z are multi-layer perceptrons beside linear paths (Kingma &
     Welling [1]_, appendix C.2). p(z) is a mixture of Gaussians that is learned with the rest,
-    or N(0, I). For each row, in nats, summed over features and components, the loss is
+    or N(0, I). By default five such models are trained at once, and the density is the mean of
+    theirs. For each row, in nats, summed over features and components, the loss is
     :math:`-E_q \log p(x | z) + w \, KL(q(z | x) \| p(z))` with w = ``kl_weight``, and for
     several draws in training the tighter importance-weighted bound in its place.
 
@@ -121,19 +122,19 @@ class GaussianVAE(BaseGaussianVAE):
         Epochs without improvement after which training stops. "auto" waits to the end: only
         once the learning rate has fallen it is known what an epoch is worth.
     n_draws : int, default=256
-        Draws of z in ``score_samples``, ``elbo`` and ``reconstruct``, for all models together
-        (rounded up to a multiple of their number): scrambled Sobol points
-        that are seeded in ``fit`` and shared by all rows, so that answers do not depend on
-        which rows are asked for together. A power of two is best.
+        Draws of z in ``score_samples`` and ``elbo``, shared out between the models (of five
+        each has 52 of 260), and in ``reconstruct``: scrambled Sobol points that are seeded in
+        ``fit`` and shared by all rows, so that answers do not depend on which rows are asked
+        for together. A power of two for each model is best.
     n_init : int, default=1
-        Number of starts, trained at once, of which that with the best validation loss (without
-        held-out rows: training loss) is kept.
+        Number of starts of each model, trained at once, of which that with the best validation
+        loss (without held-out rows: training loss) is kept.
     n_estimators : int or "auto", default="auto"
         Number of models, trained at once, each with its own start, number of Gaussians, order of
         rows, draws and held-out rows; in cross-validation the first models of the folds, which
         are there anyhow, take the place of further ones. The density is the mean of theirs, a
         mixture with equal weights [4]_, and so is what ``sample`` draws from; the latent space
-        is that of the best, ``module_``. "auto" is five; one of more than 10 000 rows, with
+        is that of one, ``module_``. "auto" is five; one of more than 10 000 rows, with
         ``net_params``, and where there is no training (``max_epochs=0``).
     warm_start : bool, default=False
         Whether ``fit`` continues with the weights and the scaling of the last one.
@@ -177,7 +178,7 @@ class GaussianVAE(BaseGaussianVAE):
         The skorch net.
     module_ : GaussianVAEModule
         The torch module; of several that with the best validation loss, on its own held-out
-        rows. What is said of latent space, noise and training (``history_``) belongs to it.
+        rows, or where folds judge it, of those that were trained on all rows. What is said of latent space, noise and training (``history_``) belongs to it.
     modules_ : list of GaussianVAEModule
         All of them, ``module_`` first.
     device_ : str
@@ -212,7 +213,7 @@ class GaussianVAE(BaseGaussianVAE):
     """
 
     _learning_rate = 0.01
-    _n_decoders = 1  # that of the latent space that is shown
+    _n_decoders = 1  # that whose latent space is shown
     _min_noise = 0.003  # what columns leave of each other's variance may be little
     _n_valid_points = 1024
     _patience = None  # the best epoch may come when the rate has fallen, after a bad start
@@ -378,7 +379,8 @@ class GaussianVAE(BaseGaussianVAE):
         .. math:: \log \tfrac1K \sum_k p(x | z_k) \, p(z_k) / q(z_k | x), \quad z_k \sim q(z | x)
 
         with K = ``n_draws``. Its expectation rises with K towards log p(x) and never passes it.
-        Of several models it is the mean of their densities, each with its share of the draws.
+        Of several models it is the logarithm of the mean of such estimates of p(x), each with its
+        share of the draws.
         For rows whose m(x) lies outside its range in training, half of the draws are from q
         moved into that range (:func:`~skgvae.likelihood.marginal_log_prob`).
 
@@ -393,8 +395,7 @@ class GaussianVAE(BaseGaussianVAE):
             Nats, for a density in the units of X.
         """
         check_is_fitted(self)
-        # Models stored without it have none.
-        loc_range = getattr(self, "_loc_range", None)
+        loc_range = getattr(self, "_loc_range", None)  # not of earlier versions, nor in training
         if loc_range is not None:
             loc_range = tuple(map(torch.from_numpy, loc_range))
         return self._log_density(partial(marginal_log_prob, loc_range=loc_range), X)
@@ -428,8 +429,8 @@ class GaussianVAE(BaseGaussianVAE):
         -------
         ndarray of shape (n_samples,)
             Nats, for a density in the units of X. The gap to :meth:`score_samples` is the
-            divergence of q(z | x) from the exact posterior. Of several models it is the
-            logarithm of the mean of their bounds' exponentials, a bound of the mixture.
+            divergence of q(z | x) from the exact posterior. Of several models the bound is the
+            logarithm of the mean of their bounds' exponentials, and the gap holds all of theirs.
         """
         return self._log_density(lower_bound, X)
 
@@ -455,11 +456,12 @@ class GaussianVAE(BaseGaussianVAE):
         (seed,) = draw_seeds(random_state, 1)
         generator = torch.Generator(self.device_).manual_seed(seed)
         dtype, rng = np.dtype(self._dtype), np.random.default_rng(seed)
+        modules = self.modules_[: self._n_mixed]
         noise = rng.standard_normal((n_samples, self.n_features_in_), dtype)
-        chosen = rng.integers(len(self.modules_), size=n_samples)
+        chosen = rng.integers(len(modules), size=n_samples)
         z = np.empty((n_samples, self.n_components_), dtype)
         for i, count in zip(*np.unique(chosen, return_counts=True), strict=True):
-            prior = self._for_inference(self.modules_[i], dtype).prior
+            prior = self._for_inference(modules[i], dtype).prior
             z[chosen == i] = prior.sample(int(count), generator).cpu().numpy()
 
         def drawn(modules, z, noise, chosen):
@@ -471,7 +473,8 @@ class GaussianVAE(BaseGaussianVAE):
             return (rows,)
 
         inverses = [self._target_scaler.inverse]
-        (rows,) = self._by_rows(drawn, z, noise, chosen, inverses=inverses)
+        arrays = z, noise, chosen
+        (rows,) = self._by_rows(drawn, *arrays, inverses=inverses, n_modules=len(modules))
         return rows
 
     _nothing_to_find = "if the columns are independent of each other, there is nothing to find"
@@ -526,7 +529,7 @@ class GaussianVAE(BaseGaussianVAE):
         judged = self._training["n_cycles"] > 1 and n_valid >= FEW_VALIDATION_ROWS
         return [classical, "random"] if judged and not self.net_params else [classical]
 
-    def _new_modules(self, rows, starts, n_alike=None):
+    def _new_modules(self, rows, starts, n_alike):
         modules = super()._new_modules(rows, starts, n_alike)
         if "n_prior_components" in self._module_spec:  # the most that any has
             self._set_prior_components(modules[0].prior.n_components)
@@ -560,12 +563,22 @@ class GaussianVAE(BaseGaussianVAE):
             if module is like:
                 self._set_prior_components(module.prior.n_components)
 
+    @property
+    def _n_mixed(self):
+        """How many modules make the density: in training, when some are rivals, the first."""
+        return None if hasattr(self, "_loc_range") else 1
+
+    def _train(self, *args, **params):
+        vars(self).pop("_loc_range", None)  # that of other modules
+        super()._train(*args, **params)
+
     @torch.no_grad()
     def _describe(self, train):
         super()._describe(train)
         # Where the posterior means of training rows lie: beyond, q is not to be trusted.
         bounds = []
         for module, rows in zip(self.modules_, train, strict=True):
+            module.eval()
             v1 = rows.subset(slice(None, N_DESCRIBED)).v1.to(self.device_)
             loc, _ = module.encoder.loc_and_log_scale(v1)
             bounds.append(torch.stack([loc.amin(0), loc.amax(0)]))
@@ -576,6 +589,9 @@ class GaussianVAE(BaseGaussianVAE):
         X = self._validate_rows(X)
         draws = self._draws()
         (log_prob,) = self._by_rows(
-            lambda modules, v1: (estimate(modules, v1, v1, draws),), X, scalers=[self._scaler]
+            lambda modules, v1: (estimate(modules, v1, v1, draws),),
+            X,
+            scalers=[self._scaler],
+            n_modules=self._n_mixed,
         )
         return log_prob - self._scaler.log_abs_det

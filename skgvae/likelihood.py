@@ -91,7 +91,7 @@ def marginal_log_prob(
     v1, v2 : Tensor of shape (n_samples, n_features)
         Rows.
     draws : Tensor of shape (K, latent_features)
-        From :func:`latent_draws`.
+        From :func:`latent_draws`; K is a multiple of the number of models.
     loc_range : tuple of 2 Tensors of shape (latent_features,), optional
         Smallest and largest means of q in the training rows; of several models of shape
         (n_models, latent_features).
@@ -288,6 +288,10 @@ def _models(vaes):
 def _share_out(draws, vaes):
     # Parts of one sequence fill the space together.
     vaes = _models(vaes)
+    if len(draws) % len(vaes):
+        raise ValueError(
+            f"{len(draws)} draws cannot be shared out equally between {len(vaes)} models."
+        )
     return zip(vaes, draws.split(len(draws) // len(vaes)), strict=True)
 
 

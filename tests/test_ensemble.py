@@ -1,5 +1,6 @@
 """``n_init`` and ``n_estimators``: many models from one fit."""
 
+import copy
 import pickle
 
 import numpy as np
@@ -175,6 +176,12 @@ def test_samples_of_an_ensemble_are_from_all_members(densities):
     of_members = [m.sample(2000, random_state=i) for i, m in enumerate(members)]
     for column, mixed in zip(rows.T, np.concatenate(of_members).T, strict=True):
         assert stats.ks_2samp(column, mixed).pvalue > 1e-3
+    for i in range(3):  # which would not tell the members apart
+        moved = pickle.loads(pickle.dumps(model))
+        with torch.no_grad():
+            moved.modules_[i].decoder.loc.bias += 1000
+        far = (moved.sample(6000, random_state=0)[:, 0] > 100 * rows[:, 0].max()).mean()
+        assert far == pytest.approx(1 / 3, abs=0.03)
 
 
 def test_what_is_said_of_the_latent_space_is_the_first_members(densities):
@@ -182,8 +189,13 @@ def test_what_is_said_of_the_latent_space_is_the_first_members(densities):
     np.testing.assert_array_equal(model.transform(X), members[0].transform(X))
     Z = model.transform(X)
     np.testing.assert_array_equal(model.inverse_transform(Z), members[0].inverse_transform(Z))
-    own = model.history_[model.best_epoch_ - 1]["valid_loss"] if model.best_epoch_ else np.inf
-    assert own <= min(record["valid_loss"] for record in model.history_)
+    first = copy.copy(members[0])
+    first._draws = model._draws  # all of them
+    np.testing.assert_array_equal(model.reconstruct(X), first.reconstruct(X))
+    assert [module.training for module in model.modules_] == [False] * 3
+    losses = np.array([record["modules"]["valid_loss"] for record in model.net_.history])
+    best = np.argmin(losses.min(0))
+    assert [record["valid_loss"] for record in model.history_] == losses[:, best].tolist()
 
 
 def test_models_of_folds_join_the_model_that_they_judge(cancer):
@@ -201,6 +213,86 @@ def test_models_of_folds_join_the_model_that_they_judge(cancer):
     assert len(eight.modules_) == 8
     mains = [alone(eight, i, X, None).transform(X) for i in range(2)]
     assert sum(np.allclose(main, one.transform(X), atol=1e-3) for main in mains) == 1
+
+
+def test_starts_of_several_models_compete(monkeypatch):
+    monkeypatch.setattr(GaussianVAE, "_n_steps", 1)
+    monkeypatch.setattr(GaussianVAE, "_n_rows_seen", 20 * 450)  # a first cycle of 20 epochs
+    angle = np.random.default_rng(0).uniform(-3, 3, (500, 1))
+    X = np.sin(angle * [1, 2, 3]) + 0.1 * np.random.default_rng(1).standard_normal((500, 3))
+    params = {"prior": "standard", "hidden_layer_sizes": (8,), "random_state": 0}
+    vae = GaussianVAE(n_estimators=2, **params).fit(X)
+    losses = [record["modules"]["valid_loss"] for record in vae.net_.history]
+    assert len(losses[0]) == 4
+    assert len(losses) > vae.net_.max_epochs  # else the test shows little
+    cycle = np.array(losses[: vae.net_.max_epochs])
+    winners = np.argmin(cycle.min(0).reshape(2, 2), 1)
+    for i, winner in enumerate(winners):  # the loser of each pair ends with the first cycle
+        assert np.isnan(np.array(losses[len(cycle) :])[:, 2 * i + 1 - winner]).all()
+    kept = np.nanmin(losses, 0)[2 * np.arange(2) + winners]
+    assert min(record["valid_loss"] for record in vae.history_) == kept.min()
+    one = GaussianVAE(n_estimators=1, **params).fit(X)
+    first = cycle[:5, :2].min(1)
+    assert first == pytest.approx(
+        np.min([r["modules"]["valid_loss"] for r in one.net_.history[:5]], 1), rel=1e-3
+    )
+
+
+class Recorded(GaussianVAE):
+    held_out, seeds = [], []
+
+    def _train(self, train, valid, *args, **params):
+        self.seeds.append(self._split_seeds)
+        self.held_out.append([set(map(tuple, rows.v1.tolist())) for rows in valid])
+        super()._train(train, valid, *args, **params)
+
+
+@pytest.mark.parametrize("n_init", [1, 2])
+def test_each_member_keeps_its_held_out_rows(n_init, cancer):
+    X, held_out, seen = cancer[:100, :4], Recorded.held_out, Recorded.seeds
+    held_out.clear()
+    seen.clear()
+    params = {"n_estimators": 3, "n_init": n_init, "warm_start": True, "random_state": None}
+    model = Recorded(2, **{**FAST, **params}).fit(X)
+    before, first, seeds = model._split_seeds, held_out[0][::n_init], seen[0][::n_init]
+    assert len(set(map(frozenset, first))) == 3
+    for other in (model, pickle.loads(pickle.dumps(model))):
+        own = [next(rows for rows, s in zip(first, seeds, strict=True) if s == seed)
+               for seed in other._split_seeds]  # fmt: skip
+        other.fit(X)
+        assert held_out[-1] == own
+        assert sorted(other._split_seeds) == sorted(before)
+
+
+def test_a_callback_sees_one_model_in_every_fit(cancer):
+    callback = pytest.importorskip("sklearn.callback")
+    X, scores = cancer[:100, :4], []
+
+    class Scores:
+        def setup(self, estimator, context):
+            pass
+
+        teardown = setup
+
+        def on_fit_task_begin(self, estimator, context, *, fitted_estimator=None):
+            pass
+
+        def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+            if context.task_name == "epoch":
+                first = fitted_estimator.module_
+                score, drawn = fitted_estimator.score(X), fitted_estimator.sample(3, 0)
+                fitted_estimator._keep_modules([0])
+                assert fitted_estimator.module_ is first
+                assert score == pytest.approx(fitted_estimator.score(X), rel=0.05)
+                np.testing.assert_array_equal(drawn, fitted_estimator.sample(3, 0))
+                scores.append(score)
+
+    assert isinstance(Scores(), callback.FitCallback)
+    model = GaussianVAE(2, random_state=0, **FAST).set_callbacks(Scores())
+    for params in ({}, {}, {"n_components": 3}, {"n_estimators": 3, "validation_fraction": 0.2}):
+        model.set_params(**params).fit(X)
+    model.set_params(warm_start=True, patience=1).fit(X)
+    assert len(scores) >= 4 * 4 + 1
 
 
 def test_how_many_models_a_density_has(cancer, monkeypatch):

@@ -213,7 +213,7 @@ def test_answers_hold_no_graph():
 
 def test_draws_that_models_cannot_share_are_refused():
     v1 = torch.randn(5, 3)
-    with pytest.raises(ValueError, match=r"shorter|longer"):
+    with pytest.raises(ValueError, match="7 draws cannot be shared out equally between 2"):
         decoded_moments(make_vaes(2), v1, latent_draws(7, 2, 0))
 
 
