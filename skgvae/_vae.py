@@ -178,7 +178,8 @@ class GaussianVAE(BaseGaussianVAE):
         The skorch net.
     module_ : GaussianVAEModule
         The torch module; of several that with the best validation loss, on its own held-out
-        rows, or where folds judge it, of those that were trained on all rows. What is said of latent space, noise and training (``history_``) belongs to it.
+        rows, or where folds judge it, of those that were trained on all rows. What is said of
+        latent space, noise and training (``history_``) belongs to it.
     modules_ : list of GaussianVAEModule
         All of them, ``module_`` first.
     device_ : str
