@@ -80,6 +80,7 @@ def test_probabilities_of_overlapping_classes():
     assert model.score(X[2000:], y[2000:]) == pytest.approx(0.8413, abs=0.03)
 
 
+@pytest.mark.slow
 def test_the_target_is_predicted_and_carries_the_class():
     # v1 tells v2 up to noise, and v2 tells the class.
     rng = np.random.default_rng(0)
@@ -241,6 +242,7 @@ def test_unlabeled_rows(wine):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_boundaries_move_to_where_there_are_few_rows():
     # Two long clusters, three labels in each, at opposite ends: the boundary half-way between
     # the labelled points cuts through both clusters, the gap does not.

@@ -111,7 +111,9 @@ def test_more_draws_allow_more_weight():
     assert np.polyfit(x[:, 0], model.predict(x), 1)[0] > 0.4 * np.sqrt(r2)
 
 
-@pytest.mark.parametrize("r2", [0.1, 0.5, 0.8])
+@pytest.mark.parametrize(
+    "r2", [*(pytest.param(r2, marks=pytest.mark.slow) for r2 in (0.1, 0.5)), 0.8]
+)
 def test_honest_density_and_intervals_on_linear_data(r2, seed):
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((7000, 1))
@@ -160,6 +162,7 @@ def test_two_modes_are_found():
     assert model.predict_quantiles(at, [0.2, 0.8])[0] == pytest.approx([-1, 1], abs=0.2)
 
 
+@pytest.mark.slow
 def test_targets_may_be_correlated_given_x(two_targets):
     X, Y = two_targets
     model = GaussianVAERegressor(n_estimators=2, max_epochs=100, random_state=0).fit(X, Y)
@@ -219,6 +222,7 @@ def test_answers_do_not_depend_on_other_rows(fitted, diabetes):
         np.testing.assert_allclose(answer(np.arange(len(X)))[rows], answer(rows), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_order_of_the_targets_does_not_matter(two_targets):
     # Up to the noise of training: the initial weights know the columns by their place.
     X, Y = two_targets
@@ -297,6 +301,7 @@ def test_answers_have_the_precision_of_the_target(diabetes):
     assert (tiny.predict(X, return_std=True)[1] > 0).all()
 
 
+@pytest.mark.slow
 def test_a_precise_target_beside_noise():
     # The noise of other targets must not slow down the learning of a precise one.
     rng = np.random.default_rng(0)

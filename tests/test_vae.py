@@ -87,7 +87,7 @@ def test_start_is_the_same_for_heteroscedastic_noise(cancer):
 def test_known_factor_model_is_recovered(noise, factor_data, seed):
     loadings, noise_variance, X, X_test = factor_data
     truth = multivariate_normal(np.full(6, 5.0), loadings @ loadings.T + np.diag(noise_variance))
-    vae = GaussianVAE(2, noise=noise, random_state=seed).fit(X)
+    vae = GaussianVAE(2, noise=noise, n_estimators=1, random_state=seed).fit(X)
     assert vae.score(X_test) == pytest.approx(truth.logpdf(X_test).mean(), abs=0.1)
     np.testing.assert_allclose(vae.noise_variance_, noise_variance, rtol=0.25)
     assert vae.n_active_components_ == 2
@@ -374,7 +374,7 @@ def test_weights_have_mean_one_in_each_part(cancer, n_rows):
 def test_weights_equal_repeated_rows_in_expectation(iris):
     weight = np.r_[np.full(50, 3), np.ones(100)].astype(int)
     repeated = np.repeat(iris, weight, axis=0)
-    settings = {"n_components": 2, "early_stopping": False, "max_epochs": 40}
+    settings = {"n_components": 2, "n_estimators": 1, "early_stopping": False, "max_epochs": 40}
     a, b = [], []
     for seed in range(4):
         vae = GaussianVAE(**settings, batch_size=30, random_state=seed)
@@ -460,7 +460,7 @@ def test_answers_do_not_depend_on_other_rows(fitted, iris):
 
 def test_training_goes_on_only_where_it_ended_too_early(iris):
     slow = GaussianVAE(2, lr=3e-4, validation_fraction=0.3, n_train_draws=1, random_state=0)
-    slow.set_params(prior="standard", hidden_layer_sizes=(8,), n_draws=32)
+    slow.set_params(prior="standard", hidden_layer_sizes=(8,), n_draws=32, n_estimators=1)
     longer = clone(slow).fit(iris)
     n_epochs = longer.n_epochs_ // 3
     # What was asked for is what is done.
@@ -482,7 +482,7 @@ def test_training_goes_on_only_where_it_ended_too_early(iris):
 
 
 def test_partial_fit_learns_and_keeps_its_units(cancer):
-    vae = GaussianVAE(3, init="random", random_state=0)
+    vae = GaussianVAE(3, init="random", n_estimators=1, random_state=0)
     scores = [vae.partial_fit(cancer).score(cancer)]
     scaling = vae._scaler.offset.copy()
     for _ in range(15):
@@ -675,7 +675,7 @@ def test_latent_features_serve_a_classifier():
     X, y = load_digits(return_X_y=True)
     accuracy = [
         cross_val_score(make_pipeline(reduce, LogisticRegression(max_iter=2000)), X, y, cv=2)
-        for reduce in (GaussianVAE(4, max_epochs=20, random_state=0), PCA(4))
+        for reduce in (GaussianVAE(4, n_estimators=1, max_epochs=20, random_state=0), PCA(4))
     ]
     assert np.mean(accuracy[0]) > np.mean(accuracy[1])
 
