@@ -40,7 +40,8 @@ class EpochSeconds(Callback):
 
 def ours_seconds(X, setting):
     clock = EpochSeconds()
-    ours(X, setting, callbacks=[clock])
+    optimizer = {"optimizer": torch.optim.AdamW, "optimizer__fused": True}  # as in the others
+    ours(X, setting, callbacks=[clock], **optimizer)
     return clock.median()
 
 

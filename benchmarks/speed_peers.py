@@ -19,9 +19,13 @@ from torch import nn
 from skgvae import GaussianVAE
 from skgvae.nn import GaussianVAEModule
 from skgvae.objectives import NegativeBound, elbo, importance_weighted_bound
+from skgvae.optimizer import orthogonalise
 
 HELD_OUT = 0.1  # of the rows, which ours looks at after every epoch
 HIDDEN, DRAWS = GaussianVAE().hidden_layer_sizes, GaussianVAE().n_train_draws
+HIDDEN_WEIGHTS = [
+    f"{part}.hidden.{2 * i}.weight" for part in ("encoder", "decoder") for i in range(len(HIDDEN))
+]
 
 
 class Setting(NamedTuple):
@@ -88,16 +92,31 @@ def hand_written(X, setting):
     x = torch.from_numpy(X[: n_training_rows(X)]).float().to(setting.device)
     vae = new_module(X, setting)
     loss = NegativeBound(setting.bound)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=5e-3, weight_decay=0.0, fused=True)
+    hidden = [vae.get_parameter(name) for name in HIDDEN_WEIGHTS]
+    momenta = [torch.zeros_like(weight) for weight in hidden]
+    others = [p for p in vae.parameters() if all(p is not weight for weight in hidden)]
+    optimizer = torch.optim.AdamW(others, lr=5e-3, weight_decay=0.0, fused=True)
     for _ in range(setting.epochs):
         for rows in torch.randperm(len(x), device=x.device).split(setting.batch_size):
             batch = x[rows]
             eps = torch.randn(setting.draws, len(rows), setting.n_components, device=x.device)
-            optimizer.zero_grad()
+            vae.zero_grad()
             loss(vae, batch, batch, eps).loss.backward()
             torch.nn.utils.clip_grad_norm_(vae.parameters(), 10.0)
             optimizer.step()
+            for weight, momentum in zip(hidden, momenta, strict=True):
+                take_orthogonal_step(weight, momentum, lr=5e-3)
     return vae
+
+
+@torch.no_grad()
+def take_orthogonal_step(weight, momentum, lr):
+    """Take a step of Muon."""
+    momentum.lerp_(weight.grad, 0.05)
+    direction = weight.grad.lerp(momentum, 0.95)
+    is_tall = len(weight) > weight.shape[1]
+    step = orthogonalise((direction.T if is_tall else direction).unsqueeze(0))[0]
+    weight.sub_(step.T if is_tall else step, alpha=0.4 * lr * max(weight.shape) ** 0.5)
 
 
 class Bound(nn.Module):
@@ -122,7 +141,7 @@ class NegativeMean(nn.Module):
 
 
 def plain_skorch(X, setting):
-    """Train the same network and bound with NeuralNet, its DataLoader and default callbacks."""
+    """Train the same network and bound with NeuralNet: its loop, DataLoader, callbacks, AdamW."""
     X = X[: n_training_rows(X)]
     module = Bound(new_module(X, setting), setting.bound, setting.draws)
     net = NeuralNet(

@@ -24,6 +24,7 @@ from ._training_plan import TrainingPlanMixin
 from .batches import RowDataset, StackedRows
 from .net import GaussianVAENet
 from .nn import MAX_SCALE, NOISE_MODELS, GaussianVAEModule
+from .optimizer import Muon
 
 ACTIVATIONS = {
     "identity": nn.Identity,
@@ -35,8 +36,8 @@ ACTIVATIONS = {
 }
 INITS = ("factor_analysis", "random")
 
-# Only these: decay would pull the linear paths, biases and noise away from the data.
-DECAYED = "*.hidden.*.weight"
+# Only these decay, which would pull the linear paths, biases and noise away from the data.
+HIDDEN = "*.hidden.*.weight"
 
 N_DESCRIBED = 10_000
 SMALLEST = float(np.finfo(np.float32).tiny)
@@ -179,7 +180,9 @@ class BaseGaussianVAE(
         (train, valid), n_folds = splits[0][0], len(splits[0]) - 1
         n_valid = 0 if valid is None else len(valid)
         self._resolve_training(len(train), n_valid, n_folds)
-        inits = ["continued"] if continues else self._choose_inits(n_valid)
+        if continues:  # the prior has learned already
+            self._training.pop("prior_delay", None)
+        inits = ["continued"] if continues else self._choose_inits(0 if n_folds else n_valid)
         n_starts = n_init * len(inits)
         parts = [part for split in splits for _ in range(n_starts) for part in split]
         train, valid = map(list, zip(*parts, strict=True))
@@ -190,7 +193,8 @@ class BaseGaussianVAE(
         modules = self.modules_ if continues else self._new_modules(train, starts, n_alike)
         self._train_seeds = [seed["train"] for seed in seeds]
         self._split_seeds = [seed["split"] for seed in seeds]
-        n_rivals = n_starts if self._training["n_cycles"] > 1 else 1  # at the end of a cycle
+        self._choose_optimizer()
+        n_rivals = n_starts if len(inits) > 1 or self._training["n_cycles"] > 1 else 1
         self.net_ = self._make_net(modules, n_starts=n_rivals, n_folds=n_folds).initialize()
         self._train(train, valid, X, target, n_starts=n_starts, n_members=n_members)
         return self
@@ -210,6 +214,7 @@ class BaseGaussianVAE(
             self._train_seeds = [seed["train"] for seed in seeds]
             starts = [(seed, *self._choose_inits()) for seed in seeds]
             modules = self._new_modules([rows] * len(seeds), starts, len(seeds))
+            self._choose_optimizer()
             self.net_ = self._make_net(modules).initialize()
         self.net_.schedule = None
         n_members = len(self.modules_)
@@ -331,6 +336,11 @@ class BaseGaussianVAE(
                 self._start(modules[-1], part, init, like)
         return of_one_shape(modules)
 
+    def _choose_optimizer(self):
+        # Once for a net: copies and further passes go on with the same.
+        rows = self._training["batch_size"] * self._training["criterion__n_draws"]
+        self._is_orthogonal = rows >= self._orthogonal_from
+
     def _make_net(self, modules, **groups):
         params = {
             **self._training,
@@ -341,10 +351,14 @@ class BaseGaussianVAE(
         }
         custom = dict(self.net_params or {})
         if "optimizer" not in custom:
+            own = {
+                "orthogonal": getattr(self, "_is_orthogonal", False),  # not of earlier versions
+                "weight_decay": float(self.weight_decay),
+            }
+            params["optimizer"] = Muon
             params["optimizer__fused"] = True
             params["optimizer__weight_decay"] = 0.0
-            decay = {"weight_decay": float(self.weight_decay)}
-            params["optimizer__param_groups"] = [(DECAYED, decay)] if self.weight_decay else []
+            params["optimizer__param_groups"] = [(HIDDEN, own)] if any(own.values()) else []
         custom = {k: v for k, v in custom.items() if k.split("__")[0] != "module"}
         return GaussianVAENet(list(modules), **{**params, **custom, **groups})
 

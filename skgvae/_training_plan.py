@@ -19,6 +19,7 @@ class TrainingPlanMixin:
     _n_valid_points = 4096  # draws of all validation rows together
     _patience = 0.5  # as a share of all epochs; None waits to the end
     _n_cycles = 1  # of the learning rate, at most
+    _orthogonal_from = np.inf  # rows times draws of a step from which hidden layers have Muon
 
     def _split(self, rows, seed):
         """Return training rows and, for early stopping, validation rows: of one model, or more.

@@ -23,6 +23,7 @@ MAX_COMPONENTS = 32
 N_PRIOR_COMPONENTS = 8
 N_ESTIMATORS = 5
 MAX_ROWS_OF_SEVERAL = 10_000
+PRIOR_DELAY = 0.5
 # Of fewer held-out rows the best epoch is a matter of chance.
 FEW_VALIDATION_ROWS = 50
 
@@ -71,9 +72,10 @@ class GaussianVAE(BaseGaussianVAE):
         else grow by spikes.
     init : {"auto", "factor_analysis", "mixture", "random"}, default="auto"
         Start of training; "auto" is "mixture" for a mixture prior and "factor_analysis" for
-        the standard one, and where training may have a second cycle (``max_epochs``) a
-        "random" start is trained beside it in the first, after which only the better one
-        goes on; not so with ``net_params``, nor with fewer than 50 held-out rows.
+        the standard one, and where ``max_epochs`` and ``patience`` are "auto" a "random"
+        start is trained beside it in the first cycle, after which only the better one is
+        kept; not so with ``net_params``, in cross-validation, nor with fewer than 50 held-out
+        rows.
         (``n_init`` counts such pairs.) With "factor_analysis" the model starts as
         scikit-learn's FactorAnalysis of the training rows (as probabilistic PCA for
         isotropic noise), and the validation bound never ends below it. "mixture" needs
@@ -84,7 +86,8 @@ class GaussianVAE(BaseGaussianVAE):
         analysers with common loadings.
     prior : {"standard", "mixture"}, default="mixture"
         p(z): N(0, I), or a mixture of Gaussians with full covariances that is learned with
-        the rest. Unless it starts at a mixture it starts near N(0, I).
+        the rest; of more than 10 000 training rows it rests in the first half of the (first)
+        cycle. Unless it starts at a mixture it starts near N(0, I).
     n_prior_components : int or "auto", default="auto"
         Gaussians in the mixture prior. "auto" lets the start at a mixture choose 1 to 64 by
         the Bayesian information criterion, at most one for five rows and for twice as many
@@ -104,10 +107,12 @@ class GaussianVAE(BaseGaussianVAE):
     batch_size : int or "auto", default="auto"
         Rows in a step. "auto" is a sixteenth of the rows, between 16 and 512.
     lr : float or "auto", default="auto"
-        Largest learning rate of AdamW; it rises over the first 5 % of the steps and falls as
-        half a cosine. "auto" is 0.01.
+        Largest learning rate; it rises over the first 5 % of the steps and falls as half a
+        cosine. "auto" is 0.01. The optimizer is AdamW; with 128 rows a step or more, counted
+        once for each draw, the weight matrices of hidden layers have the orthogonal steps of
+        :class:`~skgvae.optimizer.Muon`.
     weight_decay : float, default=0.0
-        Weight decay of AdamW on the weights of the hidden layers.
+        Weight decay of the matrices of the hidden layers.
     early_stopping : bool, default=True
         Whether to judge each epoch by rows that were not trained on, keep the best (the start
         included), and stop when there is no better one for long.
@@ -219,6 +224,8 @@ class GaussianVAE(BaseGaussianVAE):
     _n_valid_points = 1024
     _patience = None  # the best epoch may come when the rate has fallen, after a bad start
     _n_cycles = 2
+    _delayed_from = 10_000  # training rows
+    _orthogonal_from = 128  # for fewer its steps cost as much as the gradient, and gain nothing
     _parameter_constraints: dict = {
         **BaseGaussianVAE._parameter_constraints,
         "init": [StrOptions({*INITS, "auto", "mixture"})],
@@ -515,6 +522,13 @@ class GaussianVAE(BaseGaussianVAE):
             auto = self.n_prior_components == "auto"
             self._set_prior_components(N_PRIOR_COMPONENTS if auto else self.n_prior_components)
 
+    def _resolve_training(self, n_rows, n_valid, n_folds=0):
+        super()._resolve_training(n_rows, n_valid, n_folds)
+        # A mixture that learns from the first step can keep the encoder linear. Of fewer rows it
+        # is better all the same.
+        if n_rows > self._delayed_from and "n_prior_components" in self._module_spec:
+            self._training["prior_delay"] = PRIOR_DELAY
+
     def _set_prior_components(self, n):
         self.n_prior_components_ = self._module_spec["n_prior_components"] = int(n)
 
@@ -526,9 +540,10 @@ class GaussianVAE(BaseGaussianVAE):
         if self.init != "auto":
             return [self.init]
         classical = "mixture" if "n_prior_components" in self._module_spec else "factor_analysis"
-        # Where the first of two cycles can tell which is better. Callbacks see one model.
-        judged = self._training["n_cycles"] > 1 and n_valid >= FEW_VALIDATION_ROWS
-        return [classical, "random"] if judged and not self.net_params else [classical]
+        # Where held-out rows can tell which is better. Callbacks see one model.
+        is_open = self.max_epochs == self.patience == "auto" and not self.net_params
+        judged = is_open and n_valid >= FEW_VALIDATION_ROWS
+        return [classical, "random"] if judged else [classical]
 
     def _new_modules(self, rows, starts, n_alike):
         modules = super()._new_modules(rows, starts, n_alike)

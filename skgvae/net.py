@@ -120,6 +120,8 @@ class GaussianVAENet(NeuralNet):
         after step t the newest weights enter with a weight of 1 / (1 + r t). The average is what
         is evaluated and kept after an epoch, training goes on from the weights themselves. It
         finds what a falling learning rate would, before it falls. 0 keeps the weights as they are.
+    prior_delay : float, default=0.0
+        Share of the schedule's first cycle in which the parameters of the prior stay as they are.
     n_starts : int, default=1
         So many modules, each with its ``n_folds`` more, compete: after a cycle only the one with
         the best validation loss may go on.
@@ -170,6 +172,7 @@ class GaussianVAENet(NeuralNet):
         gradient_clip=10.0,
         n_valid_draws=1,
         averaging=0.05,
+        prior_delay=0.0,
         n_starts=1,
         n_folds=0,
         **kwargs,
@@ -181,6 +184,7 @@ class GaussianVAENet(NeuralNet):
         self.gradient_clip = gradient_clip
         self.n_valid_draws = n_valid_draws
         self.averaging = averaging
+        self.prior_delay = prior_delay
         self.n_starts = n_starts
         self.n_folds = n_folds
         super().__init__(
@@ -256,9 +260,11 @@ class GaussianVAENet(NeuralNet):
         callbacks = [cb for _, cb in self.callbacks_]
         self._own_schedule = not any(isinstance(cb, LRScheduler) for cb in callbacks)
         n_in_cycle = self.max_epochs if epochs is None else epochs
-        if epochs is None and self._own_schedule and self.schedule is not None:
+        has_schedule = self._own_schedule and self.schedule is not None
+        if epochs is None and has_schedule:
             epochs = self.most_epochs
         self._start_cycle(n_in_cycle)
+        self._prior_rests = self.prior_delay if has_schedule else 0.0
         self._notify_batches = any(
             getattr(type(cb), hook) is not getattr(Callback, hook)
             for cb in callbacks
@@ -304,7 +310,7 @@ class GaussianVAENet(NeuralNet):
 
     def _start_cycle(self, n_epochs):
         self._n_epochs, self.cycle_end_ = n_epochs, len(self.history) + n_epochs
-        self._steps_done = 0
+        self._steps_done, self._progress = 0, 0.0
         self._average = _Average(self.stack_, self.averaging) if self.averaging else None
 
     def _start_next_cycle(self):
@@ -313,6 +319,7 @@ class GaussianVAENet(NeuralNet):
         if not (isinstance(best, BestEpoch) and best.restart(self, _LAST_EPOCHS * self._n_epochs)):
             raise EarlyStop
         self.optimizer_.state.clear()  # of other weights; callbacks hold the optimizer itself
+        self._prior_rests = 0.0
         self._start_cycle(2 * self._n_epochs)
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
@@ -474,6 +481,9 @@ class GaussianVAENet(NeuralNet):
             parameter.grad = None
         terms = self._loss(batch, self.criterion_.n_draws, self._generators)
         terms.loss.sum().backward()  # no weight is shared: each has its own gradient
+        if self._progress < self._prior_rests:
+            for parameter in self.stack_.prior.parameters():
+                parameter.grad = None
         decoder = self.stack_.stacked.decoder
         weight = self.criterion_.vae_weight
         if decoder.noise != "heteroscedastic" and weight > 0:
@@ -530,8 +540,9 @@ class GaussianVAENet(NeuralNet):
         if not self._own_schedule:
             return
         factor = 1.0
+        self._progress = self._steps_done / (self._n_epochs * n_batches)
         if self.schedule is not None:
-            factor = self.schedule(self._steps_done / (self._n_epochs * n_batches))
+            factor = self.schedule(self._progress)
         for group in self.optimizer_.param_groups:
             group["lr"] = factor * group["initial_lr"]
         self._steps_done += 1

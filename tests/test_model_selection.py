@@ -45,6 +45,8 @@ from skgvae.model_selection import StackedGridSearchCV, StackedRandomizedSearchC
 FAST = {"max_epochs": 4, "hidden_layer_sizes": (8,), "n_draws": 32, "random_state": 0}
 # The start need not seek how many: that takes the most of a short fit.
 FEW_GAUSSIANS = {**FAST, "n_prior_components": 2}
+# Nor need there be models of folds.
+ONE = {**FEW_GAUSSIANS, "validation_fraction": 0.1, "n_estimators": 1}
 CV = KFold(3, shuffle=True, random_state=0)
 
 
@@ -107,13 +109,15 @@ def test_density_with_other_latent_and_hidden_sizes(iris, stacks):
         "n_components": [1, 2],
         "hidden_layer_sizes": [(8,), (5, 4)],
     }
-    ours, theirs = search_both(GaussianVAE(**FAST), grid, iris, return_train_score=True)
+    model = GaussianVAE(**FEW_GAUSSIANS)
+    ours, theirs = search_both(model, grid, iris, return_train_score=True)
     assert stacks == [6, 6, 6, 6]
     np.testing.assert_array_equal(ours.transform(iris), theirs.transform(iris))
     assert ours.score(iris) == theirs.score(iris)
 
 
-def test_folds_with_different_numbers_of_prior_components(stacks):
+def test_folds_with_different_numbers_of_prior_components(stacks, monkeypatch):
+    monkeypatch.setattr(_start, "NUMBERS_OF_COMPONENTS", (1, 2, 3, 4))
     X = load_breast_cancer().data[:303, :10]
     model = GaussianVAE(4, **FAST, validation_fraction=0.1)
     grid = {"kl_weight": [0.5, 1.0]}
@@ -132,7 +136,7 @@ def test_folds_that_differ_by_a_row(model, wine, stacks):
     X, y = X[:155], y[:155]  # 103 rows to train on, or 104, of which 11 are held out
     n_stacks = 1
     if model == "density":
-        estimator = GaussianVAE(2, **FAST)
+        estimator = GaussianVAE(2, **FEW_GAUSSIANS)
     elif model == "regressor":
         estimator, y, n_stacks = GaussianVAERegressor(**FAST), X[:, 0], 2
     else:
@@ -169,6 +173,7 @@ def test_fits_of_one_fold_share_their_start(iris, monkeypatch):
         ([6, 6], {"noise": ["homoscedastic", "isotropic"], "kl_weight": [0.5, 1.5]}),
         ([3] * 4, {"n_train_draws": [1, 2], "lr": [1e-2, 1e-3], "batch_size": [20]}),
         ([3], {"max_epochs": [0, 30], "patience": [2], "lr": [0.1]}),
+        ([6], {"batch_size": [32], "kl_weight": [0.5, 1.5]}),  # orthogonal steps
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -221,7 +226,7 @@ def test_last_step_of_a_pipeline(diabetes, stacks):
 
 
 def test_transformer_in_the_middle_of_a_pipeline(wine, stacks):
-    model = make_pipeline(GaussianVAE(**FEW_GAUSSIANS), Ridge())
+    model = make_pipeline(GaussianVAE(**ONE), Ridge())
     grid = {"gaussianvae__n_components": [2, 3], "ridge__alpha": [1.0, 10.0]}
     search_both(model, grid, *wine)
     assert stacks == [6, 6]
@@ -236,9 +241,9 @@ def test_inside_a_meta_estimator(diabetes, stacks):
 
 
 def test_a_search_within_a_search(iris, stacks):
-    inner = StackedGridSearchCV(GaussianVAE(2, **FEW_GAUSSIANS), {"kl_weight": [0.5, 1.0]}, cv=2)
+    inner = StackedGridSearchCV(GaussianVAE(2, **ONE), {"kl_weight": [0.5, 1.0]}, cv=2)
     scores = cross_val_score(inner, iris, cv=CV)
-    plain = GridSearchCV(GaussianVAE(2, **FEW_GAUSSIANS), {"kl_weight": [0.5, 1.0]}, cv=2)
+    plain = GridSearchCV(GaussianVAE(2, **ONE), {"kl_weight": [0.5, 1.0]}, cv=2)
     np.testing.assert_allclose(scores, cross_val_score(plain, iris, cv=CV), rtol=1e-3)
     assert stacks == [4, 4, 4]
 
@@ -246,16 +251,14 @@ def test_a_search_within_a_search(iris, stacks):
 def test_random_draws(iris, stacks):
     draws = {"kl_weight": loguniform(0.1, 10), "n_components": [1, 2]}
     params = {"n_iter": 5, "cv": CV, "random_state": 3}
-    ours = StackedRandomizedSearchCV(GaussianVAE(**FEW_GAUSSIANS), draws, **params).fit(iris)
-    assert_same_search(
-        ours, RandomizedSearchCV(GaussianVAE(**FEW_GAUSSIANS), draws, **params).fit(iris)
-    )
+    ours = StackedRandomizedSearchCV(GaussianVAE(**ONE), draws, **params).fit(iris)
+    assert_same_search(ours, RandomizedSearchCV(GaussianVAE(**ONE), draws, **params).fit(iris))
     assert sum(stacks) == 15
 
 
 def test_without_a_seed(iris, stacks):
     search = StackedGridSearchCV(
-        GaussianVAE(2, **{**FAST, "random_state": None}), {"kl_weight": [0.5, 1.0]}, cv=2
+        GaussianVAE(2, **{**ONE, "random_state": None}), {"kl_weight": [0.5, 1.0]}, cv=2
     )
     scores = [search.fit(iris).cv_results_["mean_test_score"] for _ in range(2)]
     assert np.isfinite(scores).all()
@@ -271,9 +274,7 @@ def test_sample_weight_and_groups(iris, stacks):
     groups = np.arange(150) % 5
     fit_params = {"groups": groups, "sample_weight": 1.0 + (groups > 2)}
     grid = {"kl_weight": [0.5, 1.0]}
-    search_both(
-        GaussianVAE(2, **FEW_GAUSSIANS), grid, iris, cv=GroupKFold(3), fit_params=fit_params
-    )
+    search_both(GaussianVAE(2, **ONE), grid, iris, cv=GroupKFold(3), fit_params=fit_params)
     assert sum(stacks) == 6
 
 
@@ -312,7 +313,7 @@ def test_a_candidate_that_fails(iris, stacks):
     searches = []
     for search in (StackedGridSearchCV, GridSearchCV):
         with pytest.warns(FitFailedWarning, match="min_noise=1000000000.0 is out of proportion"):
-            searches.append(search(GaussianVAE(2, **FEW_GAUSSIANS), grid, **params).fit(iris))
+            searches.append(search(GaussianVAE(2, **ONE), grid, **params).fit(iris))
     assert_same_search(*searches)
     assert stacks == [6]
 
@@ -320,7 +321,7 @@ def test_a_candidate_that_fails(iris, stacks):
 def test_errors_are_raised_and_end_what_waits(iris):
     n_threads = threading.active_count()
     grid = {"min_noise": [0.05, 1e9]}
-    search = StackedGridSearchCV(GaussianVAE(2, **FAST), grid, cv=CV, error_score="raise")
+    search = StackedGridSearchCV(GaussianVAE(2, **ONE), grid, cv=CV, error_score="raise")
     with pytest.raises(ValueError, match="out of proportion"):
         search.fit(iris)
     assert threading.active_count() == n_threads
@@ -331,7 +332,7 @@ def test_failing_scores(iris):
     def score(model, X, y=None):
         raise RuntimeError("no score")
 
-    search = StackedGridSearchCV(GaussianVAE(2, **FAST), {"kl_weight": [1.0]}, scoring=score, cv=2)
+    search = StackedGridSearchCV(GaussianVAE(2, **ONE), {"kl_weight": [1.0]}, scoring=score, cv=2)
     non_finite = pytest.warns(UserWarning, match="non-finite")
     with non_finite, pytest.warns(UserWarning, match="no score"):
         search.fit(iris)
@@ -354,15 +355,15 @@ def test_a_fit_that_diverges_harms_no_other(iris, stacks):
 
 def test_processes(iris):
     grid = {"kl_weight": [0.5, 1.0], "n_components": [1, 2]}
-    search_both(GaussianVAE(**FAST), grid, iris, n_jobs=2)
+    search_both(GaussianVAE(**ONE), grid, iris, n_jobs=2)
 
 
 def test_as_an_estimator(iris, diabetes):
-    search = StackedGridSearchCV(GaussianVAE(**FAST), {"n_components": [1, 2]}, cv=2)
+    search = StackedGridSearchCV(GaussianVAE(**ONE), {"n_components": [1, 2]}, cv=2)
     assert clone(search).get_params()["param_grid"] == {"n_components": [1, 2]}
     assert "StackedGridSearchCV" in search._repr_html_()
     assert list(search.get_params()) == list(
-        GridSearchCV(GaussianVAE(**FAST), {"n_components": [1, 2]}, cv=2).get_params()
+        GridSearchCV(GaussianVAE(**ONE), {"n_components": [1, 2]}, cv=2).get_params()
     )
     with pytest.raises(NotFittedError):
         check_is_fitted(search)
@@ -375,7 +376,7 @@ def test_as_an_estimator(iris, diabetes):
 
 def test_fit_times_add_up_to_the_time_of_the_search(iris):
     grid = {"kl_weight": list(np.linspace(0.5, 2, 8))}
-    search = StackedGridSearchCV(GaussianVAE(2, **FAST), grid, cv=CV, refit=False)
+    search = StackedGridSearchCV(GaussianVAE(2, **ONE), grid, cv=CV, refit=False)
     start = sklearn.model_selection._search.time.time()
     search.fit(iris)
     total = sklearn.model_selection._search.time.time() - start
@@ -433,7 +434,7 @@ def test_fits_that_train_alone(params, wine, stacks):
 
 def test_warm_start_and_other_optimizers(iris, stacks):
     params = {"warm_start": True, "net_params": {"optimizer": torch.optim.SGD, "lr": 1e-3}}
-    search_both(GaussianVAE(2, **params, **FAST), {"kl_weight": [0.5, 1.0]}, iris)
+    search_both(GaussianVAE(2, **params, **FEW_GAUSSIANS), {"kl_weight": [0.5, 1.0]}, iris)
     assert stacks == [6]
 
 
@@ -445,7 +446,7 @@ def test_a_stack_that_fails_is_trained_one_by_one(iris, monkeypatch):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(_together, "_train_as_one", fail)
-    search_both(GaussianVAE(2, **FAST), {"kl_weight": [0.5, 1.0]}, iris)
+    search_both(GaussianVAE(2, **ONE), {"kl_weight": [0.5, 1.0]}, iris)
 
 
 # Stacks
@@ -461,17 +462,17 @@ def test_a_stack_that_fails_is_trained_one_by_one(iris, monkeypatch):
 )
 def test_waves_change_nothing(name, n_bytes, sizes, iris, stacks, monkeypatch):
     grid = {"kl_weight": [0.5, 1.0, 2.0]}
-    whole = StackedGridSearchCV(GaussianVAE(2, **FAST), grid, cv=CV).fit(iris)
+    whole = StackedGridSearchCV(GaussianVAE(2, **ONE), grid, cv=CV).fit(iris)
     assert stacks == [9]
     monkeypatch.setattr(_together.Training, name, n_bytes)
-    parts = StackedGridSearchCV(GaussianVAE(2, **FAST), grid, cv=CV).fit(iris)
+    parts = StackedGridSearchCV(GaussianVAE(2, **ONE), grid, cv=CV).fit(iris)
     assert_same_search(parts, whole)
     assert stacks[1:] == sizes
 
 
 def test_pre_dispatch_limits_a_wave(iris, stacks):
     grid = {"kl_weight": [0.5, 1.0, 2.0]}
-    search_both(GaussianVAE(2, **FEW_GAUSSIANS), grid, iris, pre_dispatch=3)
+    search_both(GaussianVAE(2, **ONE), grid, iris, pre_dispatch=3)
     assert stacks == [3, 3, 3]
 
 
@@ -541,7 +542,7 @@ def test_a_model_does_not_depend_on_its_companions(fraction, lr, min_noise, iris
 
 
 def test_a_model_holds_nothing_of_the_others(iris, stacks):
-    one = GaussianVAE(2, n_estimators=1, **FEW_GAUSSIANS)
+    one = GaussianVAE(2, **ONE)
     models = fitted_models({"kl_weight": list(np.linspace(0.5, 2, 8))}, iris, one)
     assert stacks == [24]
     alone = clone(one).fit(iris[:100])
@@ -558,7 +559,7 @@ def test_a_model_holds_nothing_of_the_others(iris, stacks):
 
 def test_calls_that_train_several_nets_one_after_the_other(iris, stacks):
     def call(seed):
-        params = {**FAST, "validation_fraction": 0.1, "random_state": seed}
+        params = {**ONE, "random_state": seed}
         first = GaussianVAE(2, **params).fit(iris)
         second = GaussianVAE(1, **params).fit(first.transform(iris))
         return second.score(first.transform(iris))
@@ -575,9 +576,9 @@ def test_calls_that_train_several_nets_one_after_the_other(iris, stacks):
 @pytest.mark.parametrize("search", [GridSearchCV, StackedGridSearchCV])
 def test_backends_of_joblib(search, backend, iris):
     grid = {"kl_weight": [0.5, 1.0], "n_components": [1, 2]}
-    plain = GridSearchCV(GaussianVAE(**FAST), grid, cv=CV).fit(iris)
+    plain = GridSearchCV(GaussianVAE(**ONE), grid, cv=CV).fit(iris)
     with joblib.parallel_config(backend=backend):
-        found = search(GaussianVAE(**FAST), grid, cv=CV, n_jobs=2).fit(iris)
+        found = search(GaussianVAE(**ONE), grid, cv=CV, n_jobs=2).fit(iris)
     assert_same_search(found, plain)
 
 
@@ -597,7 +598,7 @@ def test_dask(tmp_path):
 
             if __name__ == "__main__":
                 X, grid = load_iris().data, {{"kl_weight": [0.5, 1.0], "n_components": [1, 2]}}
-                vae = GaussianVAE(**{FAST!r})
+                vae = GaussianVAE(**{ONE!r})
                 plain = GridSearchCV(vae, grid, cv=3).fit(X).cv_results_["mean_test_score"]
                 with LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster:
                     with Client(cluster), joblib.parallel_config(backend="dask"):

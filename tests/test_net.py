@@ -17,8 +17,9 @@ def line(n, seed=0):
     return torch.cat([t, -t], 1) + 0.1 * torch.randn(n, 2, generator=generator)
 
 
-def make_net(valid=True, **params):
-    module = GaussianVAEModule(2, 1, generator=torch.Generator().manual_seed(0))
+def make_net(valid=True, n_prior_components=None, **params):
+    generator = torch.Generator().manual_seed(0)
+    module = GaussianVAEModule(2, 1, n_prior_components=n_prior_components, generator=generator)
     split = predefined_split(RowDataset(line(100, seed=1))) if valid else None
     params = {"max_epochs": 5, "batch_size": 50, "train_split": split, **params}
     return GaussianVAENet(module, **params)
@@ -122,6 +123,40 @@ def test_what_still_gets_better_has_a_second_cycle_of_the_rate():
     assert rates.rates_[29] < 0.0001
     net.partial_fit(RowDataset(line(200)), epochs=4)  # as many as are asked for
     assert len(net.history) == 34
+
+
+class Prior(Callback):
+    """Record after which epochs the prior was another than before."""
+
+    def on_train_begin(self, net, **kwargs):
+        self.moved, self.means = [], net.module_.prior.means.detach().clone()
+
+    def on_epoch_end(self, net, **kwargs):
+        means = net.module_.prior.means.detach().clone()
+        self.moved.append(not torch.equal(means, self.means))
+        self.means = means
+
+
+@pytest.mark.parametrize(
+    ("params", "n_at_rest"),
+    [
+        ({"prior_delay": 0.5}, 5),
+        ({"prior_delay": 0.25}, 2),  # it moves within the third epoch
+        ({}, 0),
+        ({"prior_delay": 0.5, "schedule": None}, 0),
+        ({"prior_delay": 0.5, "n_cycles": 2}, 5),
+        ({"prior_delay": 0.5, "optimizer": torch.optim.SGD, "lr": 1e-3}, 5),
+    ],
+)
+def test_the_prior_rests_in_a_part_of_the_first_cycle(params, n_at_rest):
+    prior = Prior()
+    net = make_net(
+        **{"lr": 0.005, "max_epochs": 10, "n_prior_components": 2, **params},
+        callbacks=[prior],
+    )
+    net.fit(RowDataset(line(200)))
+    assert prior.moved == [False] * n_at_rest + [True] * (len(net.history) - n_at_rest)
+    assert len(net.history) == (30 if "n_cycles" in params else 10)
 
 
 def flat(progress):

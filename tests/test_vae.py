@@ -659,6 +659,47 @@ def test_a_random_start_competes_for_the_second_cycle(shape, monkeypatch):
     assert vae.score(X) == pytest.approx(alone[best].score(X), abs=0.1)
 
 
+def test_of_very_many_rows_the_starts_compete_in_one_cycle(monkeypatch):
+    monkeypatch.setattr(GaussianVAE, "_n_steps", 1)
+    monkeypatch.setattr(GaussianVAE, "_n_rows_seen", 15 * 450)  # too few epochs for a second
+    angle = np.random.default_rng(0).uniform(-3, 3, (500, 1))
+    X = np.sin(angle * [1, 2, 3]) + 0.1 * np.random.default_rng(1).standard_normal((500, 3))
+    vae = GaussianVAE(hidden_layer_sizes=(8,), n_estimators=1, random_state=0).fit(X)
+    assert vae.n_epochs_ == vae.net_.max_epochs == 15
+    losses = np.array([r["modules"]["valid_loss"] for r in vae.net_.history])
+    assert losses.shape == (15, 2)
+    assert len(vae.modules_) == 1
+    assert min(curve(vae)) == losses.min()
+
+
+def test_of_many_rows_the_prior_learns_later(iris, monkeypatch):
+    vae = GaussianVAE(2, **FAST, warm_start=True)
+    assert clone(vae).fit(iris).net_.prior_delay == 0
+    monkeypatch.setattr(GaussianVAE, "_delayed_from", 100)
+    assert clone(vae).set_params(prior="standard").fit(iris).net_.prior_delay == 0
+    assert vae.fit(iris).net_.prior_delay == 0.5
+    assert vae.fit(iris).net_.prior_delay == 0  # it has learned
+
+
+@pytest.mark.parametrize(("n_rows", "n_starts"), [(300, 1), (490, 1), (491, 2)])
+def test_starts_compete_where_rows_are_held_out(n_rows, n_starts, monkeypatch):
+    monkeypatch.setattr(GaussianVAE, "_n_steps", 1)
+    monkeypatch.setattr(GaussianVAE, "_n_rows_seen", 1)
+    X = np.random.default_rng(0).standard_normal((n_rows, 2))
+    vae = GaussianVAE(hidden_layer_sizes=(4,), n_estimators=1, n_prior_components=1)
+    rivals = []
+    train = GaussianVAE._train
+    monkeypatch.setattr(
+        GaussianVAE,
+        "_train",
+        lambda self, *args, **params: (
+            rivals.append(params["n_starts"]) or train(self, *args, **params)
+        ),
+    )
+    vae.fit(X)
+    assert rivals == [n_starts]
+
+
 # scikit-learn's tools
 
 
