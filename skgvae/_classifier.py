@@ -103,7 +103,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         Largest learning rate of AdamW; it rises over the first 5 % of the steps and falls as
         half a cosine. "auto" is 0.005.
     weight_decay : float, default=0.0
-        Weight decay of AdamW on the weights of the hidden layers.
+        Decoupled weight decay, as of AdamW, of the weights of the hidden layers.
     early_stopping : bool, default=True
         Whether to hold out rows, keep the epoch (the start included) with the best loss on
         them, and stop when it does not improve. Nothing is held out where fewer than ten

@@ -78,7 +78,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         Largest learning rate of AdamW; it rises over the first 5 % of the steps and falls as
         half a cosine. "auto" is 0.02.
     weight_decay : float, default=0.0
-        Weight decay of AdamW on the weights of the hidden layers.
+        Decoupled weight decay, as of AdamW, of the weights of the hidden layers.
     early_stopping : bool, default=True
         Whether to hold out rows, keep the epoch (the start included) with the best bound on
         them, and stop when it does not improve. Fewer than three such rows are not held out.

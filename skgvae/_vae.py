@@ -112,7 +112,7 @@ class GaussianVAE(BaseGaussianVAE):
         once for each draw, the weight matrices of hidden layers have the orthogonal steps of
         :class:`~skgvae.optimizer.Muon`.
     weight_decay : float, default=0.0
-        Weight decay of the matrices of the hidden layers.
+        Decoupled weight decay, as of AdamW, of the weights of the hidden layers.
     early_stopping : bool, default=True
         Whether to judge each epoch by rows that were not trained on, keep the best (the start
         included), and stop when there is no better one for long.

@@ -37,6 +37,7 @@ MAY_IMPORT = {
         "stack",
     },
     "callbacks": {*TORCH_ONLY, "numpy", "skorch", "tqdm"},
+    "optimizer": TORCH_ONLY,
     "_random": {"numpy", "sklearn", "torch"},
     "_labels": {"numpy", "sklearn"},
     "_scaling": {"numpy", "sklearn"},
@@ -73,6 +74,7 @@ MAY_IMPORT = {
         "batches",
         "net",
         "nn",
+        "optimizer",
     },
     "_vae": {
         "numpy",
