@@ -109,7 +109,7 @@ def test_density_with_other_latent_and_hidden_sizes(iris, stacks):
         "n_components": [1, 2],
         "hidden_layer_sizes": [(8,), (5, 4)],
     }
-    model = GaussianVAE(**FEW_GAUSSIANS)
+    model = GaussianVAE(**ONE)
     ours, theirs = search_both(model, grid, iris, return_train_score=True)
     assert stacks == [6, 6, 6, 6]
     np.testing.assert_array_equal(ours.transform(iris), theirs.transform(iris))
@@ -119,7 +119,7 @@ def test_density_with_other_latent_and_hidden_sizes(iris, stacks):
 def test_folds_with_different_numbers_of_prior_components(stacks, monkeypatch):
     monkeypatch.setattr(_start, "NUMBERS_OF_COMPONENTS", (1, 2, 3, 4))
     X = load_breast_cancer().data[:303, :10]
-    model = GaussianVAE(4, **FAST, validation_fraction=0.1)
+    model = GaussianVAE(4, **FAST, validation_fraction=0.1, n_estimators=1)
     grid = {"kl_weight": [0.5, 1.0]}
     search_both(model, grid, X, refit=False)
     assert stacks == [6]
