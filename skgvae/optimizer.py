@@ -36,6 +36,19 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     -------
     Tensor of shape (n, rows, columns)
         Zero where the matrix is zero.
+
+    References
+    ----------
+    Jordan, Jin, Boza, You, Cesista, Newhouse & Bernstein, "Muon: An optimizer for hidden layers in
+    neural networks", 2024.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgvae.optimizer import orthogonalise
+    >>> s = torch.linalg.svdvals(orthogonalise(torch.diag(torch.tensor([5.0, 1.0]))[None]))
+    >>> bool(((s > 0.4) & (s < 1.3)).all())
+    True
     """
     a, b, c = _COEFFICIENTS
     norm = torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True)
