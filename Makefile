@@ -22,8 +22,9 @@ demo: $(VENV)/.ready  ## fit real data, print the comparison, save a figure
 	$(PY) benchmarks/demo.py
 	$(PY) docs/examples/plot_00_quickstart.py
 
+# Processes that each have as many threads as there are cores wait for each other.
 test: $(VENV)/.ready  ## run the tests
-	$(PY) -m pytest -n auto
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto
 
 test-all: $(VENV)/.ready  ## run all tests, the slow ones too, with coverage
 	$(PY) -m coverage run -m pytest -m '' --hypothesis-show-statistics

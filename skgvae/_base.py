@@ -16,10 +16,11 @@ from torch import nn
 
 from ._history import to_columns, to_records
 from ._latent_space import LatentSpaceMixin
+from ._padding import of_one_shape
 from ._random import draw_seeds
 from ._scaling import FARTHEST, Standardizer, grid_noise
 from ._sklearn_callbacks import CallbackSupportMixin, SklearnCallbacks
-from ._together import computing_once, of_one_shape, train_among_others
+from ._together import computing_once, train_among_others
 from ._training_plan import TrainingPlanMixin
 from .batches import RowDataset, StackedRows
 from .net import GaussianVAENet
@@ -358,7 +359,7 @@ class BaseGaussianVAE(
             params["optimizer"] = Muon
             params["optimizer__fused"] = True
             params["optimizer__weight_decay"] = 0.0
-            params["optimizer__param_groups"] = [(HIDDEN, own)] if any(own.values()) else []
+            params["optimizer__param_groups"] = [(HIDDEN, own)]
         custom = {k: v for k, v in custom.items() if k.split("__")[0] != "module"}
         return GaussianVAENet(list(modules), **{**params, **custom, **groups})
 

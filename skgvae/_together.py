@@ -5,13 +5,13 @@ train its net it stops there; once all have come that far, nets that are alike a
 one stack, and each fit goes on with its own part of it.
 """
 
-import copy
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from operator import attrgetter
 
 import joblib
 import numpy as np
@@ -20,6 +20,7 @@ from skorch.helper import predefined_split
 from threadpoolctl import threadpool_limits
 from torch import nn
 
+from ._padding import fixed_settings, of_one_shape, sizeless
 from .batches import RowDataset, StackedRows, TensorBatches
 from .callbacks import BestEpoch
 from .net import GaussianVAENet
@@ -31,9 +32,12 @@ from .objectives import (
     importance_weighted_bound,
     predictive_bound,
 )
+from .optimizer import Muon
 
 # Bytes that waiting fits may hold together, and that a step of one stack may take.
 MAX_BYTES = 2**30
+# From so many modules on a step costs in proportion to their number.
+ENOUGH_MODULES = 25
 
 # Parameters of these criteria that may differ between the modules of a stack.
 _OWN_TO_MODULE = {NegativeBound: ("kl_weight",), JointLoss: ("kl_weight", "penalty")}
@@ -170,6 +174,11 @@ class Training:
         params = net.get_params(deep=False)
         for name in ("module", "seed", "train_split", *self.own_params):
             params.pop(name, None)
+        if net.optimizer is Muon:
+            params["optimizer__param_groups"] = [
+                (pattern, {**group, "weight_decay": "weight_decay" in group})
+                for pattern, group in net.optimizer__param_groups
+            ]
         n_valid = 0 if self.valid[0] is None else len(self.valid[0])
         try:
             return joblib.hash((structure, params, self.length, n_valid))
@@ -204,6 +213,11 @@ class Training:
         return n_numbers * _BYTES_PER_NUMBER + n_weights * _BYTES_PER_WEIGHT
 
     @property
+    def n_latents(self) -> int:
+        """Width of the latent space."""
+        return self.net.stack_.encoder.out_features
+
+    @property
     def step_bytes(self) -> int:
         """Memory that a step of its training takes, or the evaluation after an epoch."""
         net = self.net
@@ -233,14 +247,19 @@ def train_together(trainings: Sequence[Training]) -> None:
 
 
 def _split(trainings, max_bytes):
-    part, size = [], 0
-    for training in trainings:
-        step = training.step_bytes
-        if part and size + step > max_bytes:
+    part, n_modules, largest = [], 0, 0.0
+    for training in sorted(trainings, key=attrgetter("n_latents")):
+        n_own = len(training.net.stack_)
+        own = training.step_bytes / n_own
+        largest = max(largest, own)  # to which all are padded
+        is_too_large = largest * (n_modules + n_own) > max_bytes
+        # Of so many the padding costs more than a common stack saves.
+        is_narrow = n_modules >= ENOUGH_MODULES and training.n_latents > part[-1].n_latents
+        if part and (is_too_large or is_narrow):
             yield part
-            part, size = [], 0
+            part, n_modules, largest = [], 0, own
         part.append(training)
-        size += step
+        n_modules += n_own
     yield part
 
 
@@ -266,7 +285,9 @@ def _train_as_one(trainings):
     params["seed"] = [seed for training in trainings for seed in training.net.seed]
     for name in trainings[0].own_params:
         if hasattr(first, name):
-            params[name] = _for_each_module(trainings, name)
+            params[name] = _for_each_module(trainings, [getattr(t.net, name) for t in trainings])
+    if first.optimizer is Muon:
+        params["optimizer__param_groups"] = _joined_groups(trainings)
     valid = [rows for training in trainings for rows in training.valid]
     params["train_split"] = None if valid[0] is None else predefined_split(StackedRows(valid))
     net = GaussianVAENet(**params).initialize()
@@ -282,37 +303,33 @@ def _train_as_one(trainings):
         start = part.stop
 
 
-def of_one_shape(modules):
-    """Return the modules, with prior components of weight zero where others have more."""
-    if type(modules[0].prior) is not MixturePrior:
-        return modules
-    n_components = max(module.prior.n_components for module in modules)
-    return [_with_prior_components(module, n_components) for module in modules]
+def _for_each_module(trainings, values):
+    """Return the values of the trainings as one, if they are equal, or of shape (M, 1)."""
+    if len(set(values)) == 1:
+        return values[0]
+    repeats = torch.tensor([len(t.net.stack_) for t in trainings])
+    values = torch.tensor(values, dtype=torch.float32).repeat_interleave(repeats)
+    return values.unsqueeze(1).to(trainings[0].net.device)
 
 
-def _with_prior_components(module, n_components):
-    if module.prior.n_components == n_components:
-        return module
-    module = copy.deepcopy(module)
-    module.prior = module.prior.padded(n_components)
-    return module
-
-
-def _for_each_module(trainings, name):
-    values = [(getattr(t.net, name), len(t.net.stack_)) for t in trainings]
-    if len({value for value, _ in values}) == 1:
-        return values[0][0]
-    values = [[value] for value, n_modules in values for _ in range(n_modules)]
-    return torch.tensor(values, dtype=torch.float32, device=trainings[0].net.device)
+def _joined_groups(trainings):
+    """Return the groups of parameters, with a weight decay for each module where they differ."""
+    joined = []
+    for alike in zip(*(t.net.optimizer__param_groups for t in trainings), strict=True):
+        pattern, group = alike[0]
+        if "weight_decay" in group:
+            decays = [group["weight_decay"] for _, group in alike]
+            group = {**group, "weight_decay": _for_each_module(trainings, decays)}
+        joined.append((pattern, group))
+    return joined
 
 
 @torch.no_grad()
 def _take_part(own, net, part):
     """Leave a net as if it had been trained without the others in a common one."""
-    weights = net.stack_.state_dict()
-    for name, weight in own.stack_.state_dict().items():
+    for name, weight in own.stack_.stacked.named_parameters():
         without_padding = map(slice, weight.shape[1:])
-        weight.copy_(weights[name][(part, *without_padding)])
+        weight.copy_(net.stack_.stacked.get_parameter(name)[(part, *without_padding)])
     own.stack_.tie()
     (_, own_best), (_, best) = own.callbacks_[0], net.callbacks_[0]
     for name in ("best_losses_", "best_epochs_", "last_epochs_", "in_training_"):
@@ -335,14 +352,10 @@ def _structure(stacked):
         if not known and type(module) not in _KNOWN_ACTIVATIONS:
             return None
         own = {k: v for k, v in vars(module).items() if k not in _MODULE_STATE}
-        if type(module) is MixturePrior and name == "prior":
-            own.pop("n_components")
-        structure.append((name, type(module), module.training, own))
-    # The number of prior components may differ: it is their first axis.
-    mixed = type(stacked.prior) is MixturePrior
+        structure.append((name, type(module), module.training, fixed_settings(own)))
     for named in (stacked.named_parameters(), stacked.named_buffers()):
         for name, tensor in named:
-            shape = tensor.shape[2 if mixed and name.startswith("prior.") else 1 :]
+            shape = sizeless(stacked, name, tensor.shape[1:])
             structure.append((name, shape, str(tensor.dtype), tensor.requires_grad))
     return structure
 

@@ -75,7 +75,8 @@ class Muon(torch.optim.AdamW):
     lr : float, default=1e-3
         Learning rate.
     **kwargs
-        Further parameters of :class:`torch.optim.AdamW`. ``weight_decay`` holds for both kinds.
+        Further parameters of :class:`torch.optim.AdamW`. ``weight_decay`` holds for both kinds;
+        that of a group may be a tensor of shape (M,), one for each row of its parameters.
 
     References
     ----------
@@ -97,10 +98,23 @@ class Muon(torch.optim.AdamW):
         super().__init__(params, lr, **kwargs)
         self.defaults["orthogonal"] = False
         self._set_missing()
+        self._join_groups()
 
     def __setstate__(self, state):
         super().__setstate__(state)
         self._set_missing()  # in a state of AdamW
+
+    def _join_groups(self):
+        # In fewer groups a step is fewer operations.
+        joined = {}
+        for group in self.param_groups:
+            options = {k: id(v) if torch.is_tensor(v) else v for k, v in group.items()}
+            key = str(sorted({**options, "params": None}.items()))
+            if key in joined:
+                joined[key]["params"] += group["params"]
+            else:
+                joined[key] = group
+        self.param_groups = list(joined.values())
 
     def _set_missing(self):
         for group in self.param_groups:
@@ -129,6 +143,16 @@ class Muon(torch.optim.AdamW):
             for group in self.param_groups
             if group["orthogonal"]
         ]
+        own_decays = [
+            (group, group["weight_decay"])
+            for group in self.param_groups
+            if torch.is_tensor(group["weight_decay"])
+        ]
+        for group, decays in own_decays:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.mul_(1 - group["lr"] * decays.view(-1, *[1] * (p.ndim - 1)))
+            group["weight_decay"] = 0.0  # AdamW knows none but numbers
         gradients = [(p, p.grad) for _, parameters in stacks for p in parameters]
         for group, parameters in stacks:
             self._step_orthogonally(group, parameters)
@@ -137,6 +161,8 @@ class Muon(torch.optim.AdamW):
         super().step()
         for p, gradient in gradients:
             p.grad = gradient
+        for group, decays in own_decays:
+            group["weight_decay"] = decays
         return loss
 
     def _step_orthogonally(self, group, parameters):

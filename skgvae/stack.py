@@ -31,6 +31,9 @@ class ModuleStack(nn.Module):
     each is always up to date in the other. A stack has the parts of its members (``encoder``,
     ``decoder``, ``prior``, ``classify``), so that an objective is written once for both.
 
+    A member whose ``latent_features`` are fewer than the latents that its encoder returns is
+    padded: for it the others are to do nothing (:meth:`pad_draws`, :meth:`mask_gradients_`).
+
     Parameters
     ----------
     members : sequence of nn.Module
@@ -138,6 +141,39 @@ class ModuleStack(nn.Module):
         yield from self.stacked.named_parameters()
         yield from self.stacked.named_buffers()
 
+    def pad_draws(self, eps: Sequence[Tensor]) -> list[Tensor]:
+        """Return draws for all members, with zeros for latents that a member does not use.
+
+        Parameters
+        ----------
+        eps : sequence of Tensor of shape (*, features)
+            Of each member; its latents come first.
+        """
+        if self._used is None:
+            return list(eps)
+        n_latents = self._used.shape[-1]
+        padded = []
+        for n, own in zip(self.latent_features, eps, strict=True):
+            zeros = own.new_zeros(*own.shape[:-1], n_latents - n)
+            padded.append(torch.cat([own[..., :n], zeros, own[..., n:]], -1))
+        return padded
+
+    @torch.no_grad()
+    def mask_gradients_(self) -> None:
+        """Set gradients to zero where they would change what a latent that is not used is.
+
+        The others are zero because its draws are, and the weights on them.
+        """
+        if self._used is None:
+            return
+        encoder, prior = self.stacked.encoder, self.stacked.prior
+        scales = [(encoder.log_scale.weight, -1), (encoder.log_scale.bias, None)]
+        if hasattr(prior, "log_scale"):
+            scales.append((prior.log_scale, 1))
+        for scale, axis in scales:
+            if scale.grad is not None:
+                scale.grad *= self._used if axis is None else self._used.unsqueeze(axis)
+
     @torch.no_grad()
     def keep_(self, rows: Tensor) -> None:
         """Go on with these members alone; parameters stay the objects that they are."""
@@ -162,6 +198,16 @@ class ModuleStack(nn.Module):
             stacked = getattr(*_owner(self.stacked, name))
             for m, tensor in enumerate(tensors):
                 tensor.data = stacked.detach()[m]
+        self._find_used_latents()
+
+    def _find_used_latents(self):
+        n_latents = self.stacked.encoder.out_features
+        self.latent_features = [getattr(m, "latent_features", n_latents) for m in self.members]
+        self._used = None  # of shape (M, latents), where some are not
+        if min(self.latent_features) < n_latents:
+            device = self.stacked.encoder.loc.weight.device
+            n_used = torch.tensor(self.latent_features, device=device).unsqueeze(1)
+            self._used = torch.arange(n_latents, device=device) < n_used
 
 
 class _Part:

@@ -177,19 +177,18 @@ def test_what_rows_without_a_label_weigh(wine):
 def test_class_weight(wine):
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((600, 2)), (rng.uniform(size=600) < 0.1).astype(int)
+    short = {"max_epochs": 20, "hidden_layer_sizes": (8,), "n_estimators": 2, "random_state": 0}
     rate = {}
     for class_weight in (None, "balanced", {1: 9.0}):
-        model = GaussianVAEClassifier(
-            max_epochs=20, hidden_layer_sizes=(8,), class_weight=class_weight, random_state=0
-        ).fit(X, y)
+        model = GaussianVAEClassifier(**short, class_weight=class_weight).fit(X, y)
         rate[str(class_weight)] = model.predict_proba(X)[:, 1].mean()
     assert rate["None"] == pytest.approx(0.1, abs=0.05)
     assert rate["balanced"] == pytest.approx(0.5, abs=0.1)
     assert rate["{1: 9.0}"] == pytest.approx(0.5, abs=0.1)
     # Balanced are the weighted counts.
     weight = np.where(y == 1, 9.0, 1.0)
-    model = GaussianVAEClassifier(max_epochs=20, hidden_layer_sizes=(8,), class_weight="balanced",
-                                  random_state=0).fit(X, y, sample_weight=weight)  # fmt: skip
+    model = GaussianVAEClassifier(**short, class_weight="balanced")
+    model.fit(X, y, sample_weight=weight)
     assert model.predict_proba(X)[:, 1].mean() == pytest.approx(0.5, abs=0.1)
     for wrong in ({0: -1.0}, {0: np.inf}, {0: 0.0, 1: 0.0}):
         with pytest.raises(ValueError, match="class_weight="):
@@ -313,7 +312,7 @@ def test_few_labels_are_all_trained_on(wine):
         hidden[rows] = label
     for vae_weight in (0.0, "auto"):
         model = GaussianVAEClassifier(
-            unlabeled=-1, vae_weight=vae_weight, max_epochs=40, random_state=0
+            unlabeled=-1, vae_weight=vae_weight, n_estimators=2, max_epochs=40, random_state=0
         ).fit(X, hidden)
         assert "valid_loss" not in model.history_[-1]
         assert model.score(X, y) > 0.85

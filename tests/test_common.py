@@ -22,7 +22,7 @@ def expected_failures(estimator):
     [
         GaussianVAE(**FAST),
         GaussianVAERegressor(**{**FAST, "max_epochs": 30}),
-        GaussianVAEClassifier(**{**FAST, "max_epochs": 30}),
+        GaussianVAEClassifier(**{**FAST, "max_epochs": 15}),
     ],
     expected_failed_checks=expected_failures,
 )

@@ -132,7 +132,7 @@ def brute_force(y, loc, scale, coverage):
 def test_scores_of_mixtures_by_brute_force(n_targets, how, data):
     X, y = data
     Y = np.column_stack([y, X @ np.arange(10)])[:, :n_targets]
-    model = GaussianVAERegressor(**FAST).set_params(max_epochs=15)
+    model = GaussianVAERegressor(**FAST).set_params(max_epochs=15, n_estimators=2)
     if how in ("pipeline", "nested"):
         model = make_pipeline(StandardScaler(with_std=False), model)
     if how == "nested":
@@ -217,7 +217,7 @@ def test_scorers_serve_a_grid_search(data):
     X, y = data
     for scoring in (neg_crps_score, make_interval_scorer(0.5)):
         search = GridSearchCV(
-            GaussianVAERegressor(**FAST),
+            GaussianVAERegressor(n_estimators=2, **FAST),
             {"kl_weight": [0.01, 1.0]},
             scoring=scoring,
             cv=2,

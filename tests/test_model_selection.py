@@ -111,7 +111,7 @@ def test_density_with_other_latent_and_hidden_sizes(iris, stacks):
     }
     model = GaussianVAE(**ONE)
     ours, theirs = search_both(model, grid, iris, return_train_score=True)
-    assert stacks == [6, 6, 6, 6]
+    assert stacks == [12, 12]
     np.testing.assert_array_equal(ours.transform(iris), theirs.transform(iris))
     assert ours.score(iris) == theirs.score(iris)
 
@@ -169,7 +169,7 @@ def test_fits_of_one_fold_share_their_start(iris, monkeypatch):
             },
         ),
         ([12], {"n_init": [1, 3], "init": ["random"], "kl_weight": [0.5, 1.5]}),
-        ([3] * 4, {"early_stopping": [True, False], "weight_decay": [0.0, 0.1]}),
+        ([6] * 2, {"early_stopping": [True, False], "weight_decay": [0.0, 0.1]}),
         ([6, 6], {"noise": ["homoscedastic", "isotropic"], "kl_weight": [0.5, 1.5]}),
         ([3] * 4, {"n_train_draws": [1, 2], "lr": [1e-2, 1e-3], "batch_size": [20]}),
         ([3], {"max_epochs": [0, 30], "patience": [2], "lr": [0.1]}),
@@ -178,8 +178,24 @@ def test_fits_of_one_fold_share_their_start(iris, monkeypatch):
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_density_with_other_parameters(n_fits, grid, iris, stacks):
-    search_both(GaussianVAE(2, **FEW_GAUSSIANS), grid, iris)
+    params = FEW_GAUSSIANS if "batch_size" in grid else ONE  # models of folds in one case
+    search_both(GaussianVAE(2, **params), grid, iris)
     assert stacks == n_fits
+
+
+@pytest.mark.parametrize(("enough", "n_fits"), [(3, [3, 3, 3]), (4, [6, 3]), (99, [9])])
+def test_latent_sizes_with_many_modules_have_stacks_of_their_own(
+    enough, n_fits, iris, stacks, monkeypatch
+):
+    monkeypatch.setattr(_together, "ENOUGH_MODULES", enough)
+    search_both(GaussianVAE(**ONE), {"n_components": [3, 1, 2]}, iris)
+    assert stacks == n_fits
+
+
+def test_more_latents_than_hidden_units_are_not_padded_to(iris, stacks):
+    model = GaussianVAE(**{**ONE, "hidden_layer_sizes": (2,)})
+    search_both(model, {"n_components": [1, 2, 3]}, iris)
+    assert sorted(stacks) == [3, 6]
 
 
 def test_starts_that_compete(stacks, monkeypatch):
@@ -207,7 +223,8 @@ def test_regressor(diabetes, stacks):
 def test_classifier(labels, wine, stacks):
     X, y = wine
     y = np.where(np.arange(len(y)) % 4 > 0, -1, y) if labels == "few" else y
-    model = GaussianVAEClassifier(unlabeled=None if labels == "all" else -1, **FAST)
+    unlabeled = None if labels == "all" else -1
+    model = GaussianVAEClassifier(unlabeled=unlabeled, n_estimators=2, **FAST)
     grid = {"kl_weight": [0.05, 0.5], "vae_weight": [0.0, 0.5], "class_weight": [None, "balanced"]}
     # To the precision of probabilities: a rounded one may tip over a row.
     search_both(model, grid, X, y, scoring="neg_log_loss" if labels == "all" else None)
@@ -229,7 +246,7 @@ def test_transformer_in_the_middle_of_a_pipeline(wine, stacks):
     model = make_pipeline(GaussianVAE(**ONE), Ridge())
     grid = {"gaussianvae__n_components": [2, 3], "ridge__alpha": [1.0, 10.0]}
     search_both(model, grid, *wine)
-    assert stacks == [6, 6]
+    assert stacks == [12]
 
 
 def test_inside_a_meta_estimator(diabetes, stacks):
@@ -518,7 +535,7 @@ def fitted_models(grid, X, model):
 )
 def test_a_model_does_not_depend_on_its_companions(fraction, lr, min_noise, iris, stacks):
     params = {**FAST, "max_epochs": 30, "patience": 3, "lr": lr, "validation_fraction": fraction}
-    params |= {"min_noise": min_noise, "n_estimators": 1}
+    params |= {"min_noise": min_noise, "n_estimators": 1, "n_prior_components": 2}
     many = fitted_models({"kl_weight": [0.1, 0.5, 1.0, 3.0]}, iris, GaussianVAE(2, **params))
     few = fitted_models({"kl_weight": [0.5, 1.0]}, iris, GaussianVAE(2, **params))
     assert stacks == [12, 6]
