@@ -28,16 +28,16 @@ class StackedGridSearchCV(GridSearchCV):  # numpydoc ignore=PR02
     It is :class:`sklearn.model_selection.GridSearchCV`, with the same parameters, attributes
     and results, up to rounding (see Notes). What differs is how it trains: a step of a
     small network is overhead, so all candidates and folds whose networks are alike take it
-    together. Alike are networks of the same hidden layers (``hidden_layer_sizes``, ``activation``,
-    ``noise``), with the same settings of training and the
-    same numbers of batches and of validation rows; ``kl_weight``, ``min_noise``, ``weight_decay``,
-    ``random_state``, ``init`` (not where "auto" brings a second start) and the number of Gaussians
-    in a mixture prior may differ. So may ``n_components`` up to the width of the last hidden layer: where
-    fewer than 25 networks have the same, they are padded to the next larger number. For
-    GaussianVAERegressor, and with unlabelled rows, the numbers of training rows (and of
-    labels) must be the same too. Whatever is alike no other (estimators that are not of this
-    package, networks with modules of the user's own or with callbacks, a verbose fit) is
-    trained alone.
+    together. Alike are networks of the same hidden layers (``hidden_layer_sizes``,
+    ``activation``, ``noise``), with the same settings of training and the same numbers of
+    batches and of validation rows; ``kl_weight``, ``min_noise``, ``weight_decay``,
+    ``random_state``, ``init`` (not where "auto" brings a second start) and the number of
+    Gaussians in a mixture prior may differ. So may ``n_components`` up to the width of the
+    last hidden layer: where fewer than 25 networks have the same, they are padded to the next
+    larger number. For GaussianVAERegressor, and with unlabelled rows, the numbers of training
+    rows (and of labels) must be the same too. Whatever is alike no other (estimators that are
+    not of this package, networks with modules of the user's own or with callbacks, a verbose
+    fit) is trained alone.
 
     The estimator may be, or contain, a model of this package, as the last step of a
     :class:`~sklearn.pipeline.Pipeline` does; the other steps are fitted for each candidate and
