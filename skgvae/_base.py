@@ -3,7 +3,7 @@
 import copy
 import warnings
 from abc import ABCMeta, abstractmethod
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from numbers import Integral, Real
 
 import numpy as np
@@ -12,33 +12,25 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight
 from skorch.helper import predefined_split
-from torch import nn
 
 from ._history import to_columns, to_records
 from ._latent_space import LatentSpaceMixin
-from ._padding import of_one_shape
+from ._networks import (
+    ACTIVATIONS,
+    NetworkMixin,
+    hidden_features,
+    module_params,
+    resolve_device,
+)
 from ._random import draw_seeds
 from ._scaling import FARTHEST, Standardizer, grid_noise
 from ._sklearn_callbacks import CallbackSupportMixin, SklearnCallbacks
-from ._together import computing_once, train_among_others
+from ._together import train_among_others
 from ._training_plan import TrainingPlanMixin
 from .batches import RowDataset, StackedRows
-from .net import GaussianVAENet
-from .nn import MAX_SCALE, NOISE_MODELS, GaussianVAEModule
-from .optimizer import Muon
+from .nn import MAX_SCALE, NOISE_MODELS
 
-ACTIVATIONS = {
-    "identity": nn.Identity,
-    "logistic": nn.Sigmoid,
-    "relu": nn.ReLU,
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-    "tanh": nn.Tanh,
-}
 INITS = ("factor_analysis", "random")
-
-# Only these decay, which would pull the linear paths, biases and noise away from the data.
-HIDDEN = "*.hidden.*.weight"
 
 N_DESCRIBED = 10_000
 SMALLEST = float(np.finfo(np.float32).tiny)
@@ -60,7 +52,12 @@ class PosteriorCollapseWarning(UserWarning):
 
 
 class BaseGaussianVAE(
-    TrainingPlanMixin, LatentSpaceMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta
+    TrainingPlanMixin,
+    NetworkMixin,
+    LatentSpaceMixin,
+    CallbackSupportMixin,
+    BaseEstimator,
+    metaclass=ABCMeta,
 ):
     """Training of an encoder of v1 and a Gaussian decoder of v2."""
 
@@ -253,17 +250,17 @@ class BaseGaussianVAE(
             "in_features": X.shape[1],
             "latent_features": self.n_components_,
             "out_features": target.shape[1],
-            "hidden_features": _hidden_features(self.hidden_layer_sizes),
+            "hidden_features": hidden_features(self.hidden_layer_sizes),
             "activation": self.activation,
             "noise": self.noise,
             "min_noise": self.min_noise_,
             "max_noise": max_noise,
-            **_module_params(self.net_params),
+            **module_params(self.net_params),
         }
         self._structure = self._get_structure()
         self._draws_seed = seeds["draws"]
         self._dtype = X.dtype.name
-        self.device_ = _resolve_device(self.device)
+        self.device_ = resolve_device(self.device)
 
     def _set_scaling(self, X, target, weight):
         fit = Standardizer.fit if self.standardize else Standardizer.identity
@@ -301,7 +298,7 @@ class BaseGaussianVAE(
     def _get_structure(self):
         """Return the parameters that cannot change between a fit and its continuation."""
         names = ("n_components", "activation", "noise", "min_noise", "standardize", "n_estimators")
-        hidden = {"hidden_layer_sizes": _hidden_features(self.hidden_layer_sizes)}
+        hidden = {"hidden_layer_sizes": hidden_features(self.hidden_layer_sizes)}
         return {name: getattr(self, name) for name in names} | hidden
 
     def _to_rows(self, X, target, weight, *labels):
@@ -313,68 +310,6 @@ class BaseGaussianVAE(
             v2 = torch.from_numpy(self._target_scaler.forward(target, np.float32))
         weight = None if weight is None else torch.from_numpy(weight.astype(np.float32))
         return RowDataset(v1, v2, weight, *map(torch.from_numpy, labels))
-
-    def _make_module(self, generator):
-        spec = dict(self._module_spec)
-        if isinstance(spec["activation"], str):
-            spec["activation"] = ACTIVATIONS[spec["activation"]]
-        for bound in ("min_noise", "max_noise"):
-            spec[bound] = torch.as_tensor(spec[bound])
-        for name, value in spec.items():
-            if isinstance(value, nn.Module):  # such as a prior: each module has its own
-                spec[name] = copy.deepcopy(value)
-        module_class = (self.net_params or {}).get("module", GaussianVAEModule)
-        # float32 also where torch's default dtype is another.
-        return module_class(**spec, generator=generator).float()
-
-    def _new_modules(self, rows, starts, n_alike):
-        # What is chosen from the rows is chosen once for each so many modules.
-        modules = []
-        with computing_once() if len(rows) > 1 else nullcontext():
-            for i, (part, (seed, init)) in enumerate(zip(rows, starts, strict=True)):
-                modules.append(self._make_module(torch.Generator().manual_seed(seed["weights"])))
-                like = modules[i - i % n_alike]
-                self._start(modules[-1], part, init, like)
-        return of_one_shape(modules)
-
-    def _choose_optimizer(self):
-        # Once for a net: copies and further passes go on with the same.
-        rows = self._training["batch_size"] * self._training["criterion__n_draws"]
-        self._is_orthogonal = rows >= self._orthogonal_from
-
-    def _make_net(self, modules, **groups):
-        params = {
-            **self._training,
-            **self._bound_params(),
-            "device": self.device_,
-            "seed": self._train_seeds,
-            "verbose": int(self.verbose),
-        }
-        custom = dict(self.net_params or {})
-        if "optimizer" not in custom:
-            own = {
-                "orthogonal": getattr(self, "_is_orthogonal", False),  # not of earlier versions
-                "weight_decay": float(self.weight_decay),
-            }
-            params["optimizer"] = Muon
-            params["optimizer__fused"] = True
-            params["optimizer__weight_decay"] = 0.0
-            params["optimizer__param_groups"] = [(HIDDEN, own)]
-        custom = {k: v for k, v in custom.items() if k.split("__")[0] != "module"}
-        return GaussianVAENet(list(modules), **{**params, **custom, **groups})
-
-    def _update_net(self):
-        """Give parameters that were changed after fitting to the net, for partial_fit."""
-        net = self.net_
-        prefix = "criterion__"
-        for name, value in {**self._training, **self._bound_params()}.items():
-            known = name.removeprefix(prefix) in vars(net.criterion_)
-            if name.startswith(prefix) and known and name not in (self.net_params or {}):
-                setattr(net.criterion_, name.removeprefix(prefix), value)
-        net.batch_size = self._training["batch_size"]
-        if "lr" not in (self.net_params or {}):
-            for group in net.optimizer_.param_groups:
-                group["initial_lr"] = self._training["lr"]
 
     def _train(self, train, valid, X, y, epochs=None, n_starts=1, n_members=None):
         """Train all modules, each on its rows; of each so many starts keep the best.
@@ -421,14 +356,6 @@ class BaseGaussianVAE(
 
     def _run(self, train, epochs=None):
         self.net_.partial_fit(StackedRows(train), epochs=epochs)
-
-    def _keep_modules(self, kept):
-        """Let the net hold these of its modules, in this order."""
-        if kept != list(range(len(self.modules_))):
-            for name in "_train_seeds", "_split_seeds":
-                if hasattr(self, name):
-                    setattr(self, name, [getattr(self, name)[i] for i in kept])
-            self.net_.keep_modules(kept)
 
     @torch.no_grad()
     def _describe(self, train):
@@ -510,7 +437,7 @@ class BaseGaussianVAE(
         super().__setstate__(state)
         if weights is None:
             return
-        self.device_ = _resolve_device(self.device, fall_back=True)
+        self.device_ = resolve_device(self.device, fall_back=True)
         modules = [self._make_module(torch.Generator()) for _ in self._train_seeds]
         self.net_ = self._make_net(modules).initialize()
         weights = {name: torch.from_numpy(w.copy()) for name, w in weights.items()}
@@ -519,41 +446,6 @@ class BaseGaussianVAE(
             self.net_.history.new_epoch()
             for name, value in record.items():
                 self.net_.history.record(name, value)
-
-
-def _resolve_device(device, fall_back=False):
-    has_cuda = torch.cuda.is_available()
-    if device == "auto":
-        return "cuda" if has_cuda else "cpu"
-    try:
-        needs_cuda = torch.device(device).type == "cuda"
-    except RuntimeError as error:
-        raise ValueError(f"device={device!r} is no torch device: {error}") from error
-    if needs_cuda and not has_cuda:
-        if fall_back:
-            return "cpu"
-        raise ValueError(f"device={device!r}, but torch finds no CUDA device. Use device='auto'.")
-    return str(device)
-
-
-def _hidden_features(sizes):
-    sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
-    if not all(isinstance(s, Integral) and s >= 1 for s in sizes):
-        raise ValueError(f"hidden_layer_sizes must hold integers from 1 on, got {sizes!r}.")
-    return tuple(int(s) for s in sizes)
-
-
-def _module_params(net_params):
-    prefix = "module__"
-    params = {k: v for k, v in (net_params or {}).items() if k.startswith(prefix)}
-    params = {k.removeprefix(prefix): v for k, v in params.items()}
-    fixed = {"in_features", "latent_features", "out_features", "n_prior_components"} & set(params)
-    if fixed:
-        raise ValueError(
-            f"net_params sets {sorted(fixed)}, which follow from the data, from n_components and "
-            "from n_prior_components."
-        )
-    return params
 
 
 def drop_unweighted(sample_weight, X, *arrays):

@@ -12,9 +12,10 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
-from ._base import ACTIVATIONS, BaseGaussianVAE, drop_unweighted
+from ._base import BaseGaussianVAE, drop_unweighted
 from ._inference import DTYPES
 from ._labels import choose_classes, distinct, find_labeled, weigh_labels
+from ._networks import ACTIVATIONS
 from ._random import torch_seed
 from ._sklearn_callbacks import with_callbacks
 from .likelihood import class_log_prob

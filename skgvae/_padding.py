@@ -38,13 +38,13 @@ _SIZES = {"in_features", "out_features", "latent_features", "n_components"}
 
 
 def of_one_shape(modules: Sequence[nn.Module]) -> list[nn.Module]:
-    """Return the modules, in place of smaller ones their copies with parts that do nothing.
+    """Return the modules, or copies of them with parts that do nothing, of the largest size.
 
     Parameters
     ----------
     modules : sequence of nn.Module
         They differ at most in the number of latents and of Gaussians of a mixture prior; in the
-        former only where :func:`sizeless` says so.
+        former only where :func:`can_have_latents` says so.
     """
     modules = list(modules)
     latents = {module.encoder.out_features for module in modules}
@@ -82,7 +82,7 @@ def fixed_settings(settings: dict) -> dict:
 
 
 def can_have_latents(module: nn.Module) -> bool:
-    """Say whether latents can be added that do nothing, whatever the optimizer.
+    """Say whether latents can be added that do nothing.
 
     No more than the decoder's first layer has units: with more latents the orthogonal steps of
     that layer grow.
@@ -125,6 +125,7 @@ def _with_latents(module, n_latents):
         bound = getattr(encoder.bound, name)
         own = bound.expand(encoder.out_features)
         setattr(encoder.bound, name, torch.cat([own, own.new_full((n_added,), fill)]))
+    module.n_used_latents = encoder.out_features
     encoder.out_features = decoder.in_features = prior.latent_features = n_latents
     return module
 

@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ._base import BaseGaussianVAE, drop_unweighted
 from ._inference import DTYPES
 from ._sklearn_callbacks import with_callbacks
+from ._training_plan import ORTHOGONAL_FROM
 from .likelihood import (
     decoded_components,
     decoded_covariance,
@@ -75,8 +76,10 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     batch_size : int or "auto", default="auto"
         Rows in a step. "auto" is a sixteenth of the rows, between 16 and 512.
     lr : float or "auto", default="auto"
-        Largest learning rate of AdamW; it rises over the first 5 % of the steps and falls as
-        half a cosine. "auto" is 0.02.
+        Largest learning rate; it rises over the first 5 % of the steps and falls as half a
+        cosine. "auto" is 0.02. The optimizer is AdamW; with 128 rows a step or more, counted
+        once for each draw, the weight matrices of hidden layers have the orthogonal steps of
+        :class:`~skgvae.optimizer.Muon`.
     weight_decay : float, default=0.0
         Decoupled weight decay, as of AdamW, of the weights of the hidden layers.
     early_stopping : bool, default=True
@@ -185,6 +188,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
 
     _learning_rate = 0.02
     _n_steps = 4000
+    _orthogonal_from = ORTHOGONAL_FROM
     _n_rows_seen = 4_000_000
     _parameter_constraints: dict = {
         **BaseGaussianVAE._parameter_constraints,

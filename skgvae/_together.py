@@ -32,7 +32,7 @@ from .objectives import (
     importance_weighted_bound,
     predictive_bound,
 )
-from .optimizer import Muon
+from .optimizer import HIDDEN, Muon
 
 # Bytes that waiting fits may hold together, and that a step of one stack may take.
 MAX_BYTES = 2**30
@@ -168,22 +168,37 @@ class Training:
         callbacks = [type(callback) for _, callback in net.callbacks_]
         if type(net) is not GaussianVAENet or callbacks != [BestEpoch] or len(net.history):
             return None
-        structure = _structure(net.stack_.stacked)
+        # Other orthogonal steps than those of hidden layers may depend on the sizes.
+        is_sizeless = all(pattern == HIDDEN for pattern, _ in self.param_groups)
+        structure = _structure(net.stack_.stacked, is_sizeless)
         if structure is None or net.max_epochs == 0:
             return None
         params = net.get_params(deep=False)
         for name in ("module", "seed", "train_split", *self.own_params):
             params.pop(name, None)
-        if net.optimizer is Muon:
-            params["optimizer__param_groups"] = [
-                (pattern, {**group, "weight_decay": "weight_decay" in group})
-                for pattern, group in net.optimizer__param_groups
-            ]
+        params["optimizer__param_groups"] = [
+            (pattern, {**group, "weight_decay": None} if self.decays_by_row else group)
+            for pattern, group in self.param_groups
+        ]
         n_valid = 0 if self.valid[0] is None else len(self.valid[0])
         try:
             return joblib.hash((structure, params, self.length, n_valid))
         except Exception:  # what cannot be pickled cannot be compared
             return None
+
+    @property
+    def decays_by_row(self) -> bool:
+        """Whether weight decay may differ between trainings of one kind."""
+        net = self.net
+        return net.optimizer is Muon and getattr(net, "optimizer__weight_decay", None) == 0
+
+    @property
+    def param_groups(self) -> list[tuple[str, dict]]:
+        """Groups of the optimizer's parameters; with own decay at least that of hidden layers."""
+        groups = getattr(self.net, "optimizer__param_groups", [])
+        if self.decays_by_row and not groups:
+            return [(HIDDEN, {"orthogonal": False, "weight_decay": 0.0})]
+        return groups
 
     @property
     def length(self) -> tuple[str, int]:
@@ -218,19 +233,33 @@ class Training:
         return self.net.stack_.encoder.out_features
 
     @property
-    def step_bytes(self) -> int:
-        """Memory that a step of its training takes, or the evaluation after an epoch."""
+    def n_components(self) -> int:
+        """Number of Gaussians in the prior; 0 of none that is a mixture."""
+        prior = self.net.stack_.stacked.prior
+        return prior.n_components if type(prior) is MixturePrior else 0
+
+    def step_bytes(self, n_latents: int, n_components: int) -> int:
+        """Memory that a step of its training takes, or the evaluation after an epoch.
+
+        Parameters
+        ----------
+        n_latents, n_components : int
+            To which it is padded.
+        """
         net = self.net
         n_rows = min(net.batch_size, len(self.train[0])) * net.criterion_.n_draws
         if self.valid[0] is not None:
             n_valid = min(net.iterator_valid__batch_size, len(self.valid[0]))
             n_rows = max(n_rows, n_valid * net.n_valid_draws)
-        stacked = net.stack_.stacked
-        matrices = [w for w in stacked.parameters() if w.ndim == 3]
+        named = net.stack_.stacked.named_parameters()
+        matrices = [w for name, w in named if w.ndim == 3 and "prior." not in name]
         n_units = sum(w.shape[0] * w.shape[1] for w in matrices)
-        if type(stacked.prior) is MixturePrior:  # z in the units of each component
-            n_units += stacked.prior.means.numel()
-        return n_rows * n_units * _BYTES_PER_UNIT
+        n_units += 3 * len(net.stack_) * (n_latents - self.n_latents)  # the encoder's outputs
+        # z in the units of each component, and its density.
+        n_units += len(net.stack_) * n_components * (n_latents + 1)
+        n_added = n_components * n_latents**2 - self.n_components * self.n_latents**2
+        n_added *= len(net.stack_) * _BYTES_PER_WEIGHT
+        return n_rows * n_units * _BYTES_PER_UNIT + n_added
 
 
 def train_together(trainings: Sequence[Training]) -> None:
@@ -247,19 +276,19 @@ def train_together(trainings: Sequence[Training]) -> None:
 
 
 def _split(trainings, max_bytes):
-    part, n_modules, largest = [], 0, 0.0
+    part, n_modules, sizes = [], 0, (0, 0)
     for training in sorted(trainings, key=attrgetter("n_latents")):
         n_own = len(training.net.stack_)
-        own = training.step_bytes / n_own
-        largest = max(largest, own)  # to which all are padded
-        is_too_large = largest * (n_modules + n_own) > max_bytes
+        own = training.n_latents, training.n_components
+        largest = tuple(map(max, own, sizes))  # to which all are padded
+        n_bytes = training.step_bytes(*largest) * (n_modules + n_own) / n_own
         # Of so many the padding costs more than a common stack saves.
-        is_narrow = n_modules >= ENOUGH_MODULES and training.n_latents > part[-1].n_latents
-        if part and (is_too_large or is_narrow):
+        is_enough = n_modules >= ENOUGH_MODULES and training.n_latents > sizes[0]
+        if part and (n_bytes > max_bytes or is_enough):
             yield part
             part, n_modules, largest = [], 0, own
         part.append(training)
-        n_modules += n_own
+        n_modules, sizes = n_modules + n_own, largest
     yield part
 
 
@@ -286,8 +315,7 @@ def _train_as_one(trainings):
     for name in trainings[0].own_params:
         if hasattr(first, name):
             params[name] = _for_each_module(trainings, [getattr(t.net, name) for t in trainings])
-    if first.optimizer is Muon:
-        params["optimizer__param_groups"] = _joined_groups(trainings)
+    params["optimizer__param_groups"] = _joined_groups(trainings)
     valid = [rows for training in trainings for rows in training.valid]
     params["train_split"] = None if valid[0] is None else predefined_split(StackedRows(valid))
     net = GaussianVAENet(**params).initialize()
@@ -314,12 +342,14 @@ def _for_each_module(trainings, values):
 
 def _joined_groups(trainings):
     """Return the groups of parameters, with a weight decay for each module where they differ."""
+    groups = [training.param_groups for training in trainings]
+    if all(own == groups[0] for own in groups):
+        return getattr(trainings[0].net, "optimizer__param_groups", [])
     joined = []
-    for alike in zip(*(t.net.optimizer__param_groups for t in trainings), strict=True):
+    for alike in zip(*groups, strict=True):
         pattern, group = alike[0]
-        if "weight_decay" in group:
-            decays = [group["weight_decay"] for _, group in alike]
-            group = {**group, "weight_decay": _for_each_module(trainings, decays)}
+        decays = [group.get("weight_decay", 0.0) for _, group in alike]
+        group = {**group, "weight_decay": _for_each_module(trainings, decays)}
         joined.append((pattern, group))
     return joined
 
@@ -344,8 +374,11 @@ def _take_part(own, net, part):
         own.member_terms_ = {"train": {"loss": entries["train_loss"]}}
 
 
-def _structure(stacked):
-    """Return what modules must share to be stacked, or None if that cannot be known."""
+def _structure(stacked, is_sizeless):
+    """Return what modules must share to be stacked, or None if that cannot be known.
+
+    Their sizes too, or only what cannot be padded.
+    """
     structure = []
     for name, module in stacked.named_modules():
         known = type(module).__module__.startswith(_KNOWN_MODULES)
@@ -355,7 +388,8 @@ def _structure(stacked):
         structure.append((name, type(module), module.training, fixed_settings(own)))
     for named in (stacked.named_parameters(), stacked.named_buffers()):
         for name, tensor in named:
-            shape = sizeless(stacked, name, tensor.shape[1:])
+            shape = tensor.shape[1:]
+            shape = sizeless(stacked, name, shape) if is_sizeless else tuple(shape)
             structure.append((name, shape, str(tensor.dtype), tensor.requires_grad))
     return structure
 

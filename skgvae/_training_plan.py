@@ -8,6 +8,8 @@ MIN_EPOCHS, MANY_EPOCHS = 10, 100
 VALIDATION_FRACTION = 0.1
 MIN_VALIDATION_ROWS = 3
 N_FOLDS = 5
+# Rows times draws of a step; of fewer Muon's steps cost as much as the gradient, and gain nothing.
+ORTHOGONAL_FROM = 128
 
 
 class TrainingPlanMixin:

@@ -3,6 +3,7 @@
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import chain
+from numbers import Real
 
 from joblib import effective_n_jobs, parallel_config
 from joblib.parallel import ParallelBackendBase
@@ -32,12 +33,12 @@ class StackedGridSearchCV(GridSearchCV):  # numpydoc ignore=PR02
     ``activation``, ``noise``), with the same settings of training and the same numbers of
     batches and of validation rows; ``kl_weight``, ``min_noise``, ``weight_decay``,
     ``random_state``, ``init`` (not where "auto" brings a second start) and the number of
-    Gaussians in a mixture prior may differ. So may ``n_components`` up to the width of the
-    last hidden layer: where fewer than 25 networks have the same, they are padded to the next
-    larger number. For GaussianVAERegressor, and with unlabelled rows, the numbers of training
-    rows (and of labels) must be the same too. Whatever is alike no other (estimators that are
-    not of this package, networks with modules of the user's own or with callbacks, a verbose
-    fit) is trained alone.
+    Gaussians in a mixture prior may differ. So may ``n_components``, up to the width of the
+    last hidden layer: from the smallest number on they join until there are 25 networks,
+    padded to the largest of them. For GaussianVAERegressor, and with unlabelled rows, the
+    numbers of training rows (and of labels) must be the same too. Whatever is alike no other
+    (estimators that are not of this package, networks with modules of the user's own or with
+    callbacks, a verbose fit) is trained alone.
 
     The estimator may be, or contain, a model of this package, as the last step of a
     :class:`~sklearn.pipeline.Pipeline` does; the other steps are fitted for each candidate and
@@ -290,7 +291,7 @@ def _sort_key(batch):
     """Return what brings fits side by side that are alike: a guess, before they start."""
     ((_, _, task),) = batch.items
     shared = {
-        name: repr(value)
+        name: (0, value, "") if isinstance(value, Real) else (1, 0, repr(value))
         for name, value in task["parameters"].items()
         if name.split("__")[-1] not in _OWN_TO_MODEL
     }

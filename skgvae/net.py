@@ -403,8 +403,9 @@ class GaussianVAENet(NeuralNet):
         for dataset in self._datasets:
             dataset.keep_(rows)
         for group in self.optimizer_.param_groups:
-            if torch.is_tensor(group.get("weight_decay")):
-                group["weight_decay"] = group["weight_decay"][rows]
+            decay = group.get("weight_decay")
+            if torch.is_tensor(decay) and decay.ndim:
+                group["weight_decay"] = decay[rows]
         for name, value in self._criterion_by_module.items():
             setattr(self.criterion_, name, value[self.in_stack_])
         # In place: the iterator holds the same list.
@@ -522,7 +523,7 @@ class GaussianVAENet(NeuralNet):
         counts = self._counts if len(self._counts) > 1 else [n_rows] * len(generators)
         eps = []
         for n, n_latents, generator in zip(
-            counts, self.stack_.latent_features, generators, strict=True
+            counts, self.stack_.n_used_latents, generators, strict=True
         ):
             shape = n_draws, n, n_latents + n_others
             own = torch.randn(shape, generator=generator, dtype=v1.dtype, device=v1.device)

@@ -9,6 +9,9 @@ from torch import Tensor
 
 __all__ = ["Muon", "orthogonalise"]
 
+# skorch's pattern for the matrices of hidden layers.
+HIDDEN = "*.hidden.*.weight"
+
 # Of the polynomial that drives singular values towards one, from Jordan et al.: the first
 # slope is what a small one is multiplied by.
 _COEFFICIENTS = 3.4445, -4.7750, 2.0315
@@ -76,7 +79,8 @@ class Muon(torch.optim.AdamW):
         Learning rate.
     **kwargs
         Further parameters of :class:`torch.optim.AdamW`. ``weight_decay`` holds for both kinds;
-        that of a group may be a tensor of shape (M,), one for each row of its parameters.
+        that of a group may be a tensor of shape (M,) or (M, 1), one for each row of its
+        parameters.
 
     References
     ----------
@@ -98,23 +102,10 @@ class Muon(torch.optim.AdamW):
         super().__init__(params, lr, **kwargs)
         self.defaults["orthogonal"] = False
         self._set_missing()
-        self._join_groups()
 
     def __setstate__(self, state):
         super().__setstate__(state)
         self._set_missing()  # in a state of AdamW
-
-    def _join_groups(self):
-        # In fewer groups a step is fewer operations.
-        joined = {}
-        for group in self.param_groups:
-            options = {k: id(v) if torch.is_tensor(v) else v for k, v in group.items()}
-            key = str(sorted({**options, "params": None}.items()))
-            if key in joined:
-                joined[key]["params"] += group["params"]
-            else:
-                joined[key] = group
-        self.param_groups = list(joined.values())
 
     def _set_missing(self):
         for group in self.param_groups:
@@ -143,27 +134,30 @@ class Muon(torch.optim.AdamW):
             for group in self.param_groups
             if group["orthogonal"]
         ]
-        own_decays = [
-            (group, group["weight_decay"])
-            for group in self.param_groups
-            if torch.is_tensor(group["weight_decay"])
-        ]
-        for group, decays in own_decays:
-            for p in group["params"]:
-                if p.grad is not None:
-                    p.mul_(1 - group["lr"] * decays.view(-1, *[1] * (p.ndim - 1)))
-            group["weight_decay"] = 0.0  # AdamW knows none but numbers
         gradients = [(p, p.grad) for _, parameters in stacks for p in parameters]
-        for group, parameters in stacks:
-            self._step_orthogonally(group, parameters)
-        for p, _ in gradients:
-            p.grad = None  # AdamW passes over these
-        super().step()
-        for p, gradient in gradients:
-            p.grad = gradient
-        for group, decays in own_decays:
-            group["weight_decay"] = decays
+        decays = [group["weight_decay"] for group in self.param_groups]
+        try:
+            for group in self.param_groups:
+                self._decay_by_rows(group)
+            for group, parameters in stacks:
+                self._step_orthogonally(group, parameters)
+            for p, _ in gradients:
+                p.grad = None  # AdamW passes over these
+            super().step()
+        finally:
+            for p, gradient in gradients:
+                p.grad = gradient
+            for group, decay in zip(self.param_groups, decays, strict=True):
+                group["weight_decay"] = decay
         return loss
+
+    def _decay_by_rows(self, group):
+        if not torch.is_tensor(group["weight_decay"]):
+            return
+        for p in group["params"]:
+            if p.grad is not None:
+                p.mul_(1 - group["lr"] * group["weight_decay"].view(-1, *[1] * (p.ndim - 1)))
+        group["weight_decay"] = 0.0  # AdamW knows none but numbers
 
     def _step_orthogonally(self, group, parameters):
         directions = {}  # those of one shape are made orthogonal together
@@ -172,6 +166,7 @@ class Muon(torch.optim.AdamW):
             if not state:
                 state["step"] = torch.tensor(0.0)  # which AdamW looks for in a saved state
                 state["exp_avg"] = torch.zeros_like(p)
+            state["step"] += 1
             gradient = -p.grad if group["maximize"] else p.grad
             momentum = state["exp_avg"].lerp_(gradient, 1 - _MOMENTUM)
             direction = gradient.lerp(momentum, _MOMENTUM)

@@ -31,8 +31,8 @@ class ModuleStack(nn.Module):
     each is always up to date in the other. A stack has the parts of its members (``encoder``,
     ``decoder``, ``prior``, ``classify``), so that an objective is written once for both.
 
-    A member whose ``latent_features`` are fewer than the latents that its encoder returns is
-    padded: for it the others are to do nothing (:meth:`pad_draws`, :meth:`mask_gradients_`).
+    A member with an attribute ``n_used_latents`` is padded: its other latents are to do nothing
+    (:meth:`pad_draws`, :meth:`mask_gradients_`).
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ class ModuleStack(nn.Module):
             return list(eps)
         n_latents = self._used.shape[-1]
         padded = []
-        for n, own in zip(self.latent_features, eps, strict=True):
+        for n, own in zip(self.n_used_latents, eps, strict=True):
             zeros = own.new_zeros(*own.shape[:-1], n_latents - n)
             padded.append(torch.cat([own[..., :n], zeros, own[..., n:]], -1))
         return padded
@@ -202,11 +202,11 @@ class ModuleStack(nn.Module):
 
     def _find_used_latents(self):
         n_latents = self.stacked.encoder.out_features
-        self.latent_features = [getattr(m, "latent_features", n_latents) for m in self.members]
+        self.n_used_latents = [getattr(m, "n_used_latents", n_latents) for m in self.members]
         self._used = None  # of shape (M, latents), where some are not
-        if min(self.latent_features) < n_latents:
+        if min(self.n_used_latents) < n_latents:
             device = self.stacked.encoder.loc.weight.device
-            n_used = torch.tensor(self.latent_features, device=device).unsqueeze(1)
+            n_used = torch.tensor(self.n_used_latents, device=device).unsqueeze(1)
             self._used = torch.arange(n_latents, device=device) < n_used
 
 

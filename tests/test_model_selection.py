@@ -41,6 +41,7 @@ from skgvae import (
     _vae,
 )
 from skgvae.model_selection import StackedGridSearchCV, StackedRandomizedSearchCV
+from skgvae.optimizer import Muon
 
 FAST = {"max_epochs": 4, "hidden_layer_sizes": (8,), "n_draws": 32, "random_state": 0}
 # The start need not seek how many: that takes the most of a short fit.
@@ -189,6 +190,22 @@ def test_latent_sizes_with_many_modules_have_stacks_of_their_own(
 ):
     monkeypatch.setattr(_together, "ENOUGH_MODULES", enough)
     search_both(GaussianVAE(**ONE), {"n_components": [3, 1, 2]}, iris)
+    assert stacks == n_fits
+
+
+@pytest.mark.parametrize(
+    ("net_params", "n_fits"),
+    [
+        ({"optimizer": Muon}, [9]),
+        ({"optimizer": torch.optim.SGD, "optimizer__momentum": 0.9}, [9]),
+        # The size of an orthogonal step depends on that of the matrix.
+        ({"optimizer__param_groups": [("*.weight", {"orthogonal": True})]}, [3, 3, 3]),
+    ],
+    ids=["muon", "sgd", "groups"],
+)
+def test_latent_sizes_with_other_optimizers(net_params, n_fits, iris, stacks):
+    model = GaussianVAE(net_params=net_params, **ONE)
+    search_both(model, {"n_components": [1, 2, 6]}, iris)
     assert stacks == n_fits
 
 
@@ -481,7 +498,10 @@ def test_waves_change_nothing(name, n_bytes, sizes, iris, stacks, monkeypatch):
     grid = {"kl_weight": [0.5, 1.0, 2.0]}
     whole = StackedGridSearchCV(GaussianVAE(2, **ONE), grid, cv=CV).fit(iris)
     assert stacks == [9]
-    monkeypatch.setattr(_together.Training, name, n_bytes)
+    of_a_step = name == "step_bytes"
+    monkeypatch.setattr(
+        _together.Training, name, (lambda *sizes: n_bytes) if of_a_step else n_bytes
+    )
     parts = StackedGridSearchCV(GaussianVAE(2, **ONE), grid, cv=CV).fit(iris)
     assert_same_search(parts, whole)
     assert stacks[1:] == sizes
@@ -508,13 +528,17 @@ def test_the_estimate_of_memory_grows_with_rows_and_weights(iris):
             params = {"validation_fraction": 0.1, "n_estimators": 1, **FAST, **params}
             fits = [GaussianVAE(2, **params).fit] * 2
             _together.run_together((lambda fit=fit: fit(X)) for fit in fits)
-        return np.array([seen[0].held_bytes, seen[0].step_bytes])
+        sizes = np.array([seen[0].n_latents, seen[0].n_components])
+        steps = [seen[0].step_bytes(*(factor * sizes)) for factor in (1, 4)]
+        return np.array([seen[0].held_bytes, *steps])
 
-    small = estimate(iris)
+    *small, padded = estimate(iris)
+    assert padded > 2 * small[1]
+    small = np.array(small)
     more_rows = estimate(np.vstack([iris] * 10))
     assert more_rows[0] > 5 * small[0]
     assert more_rows[1] > small[1]  # a validation row has the fewer draws, the more there are
-    assert np.all(estimate(iris, hidden_layer_sizes=(800,)) > 10 * small)
+    assert np.all(estimate(iris, hidden_layer_sizes=(800,))[:2] > 10 * small)
 
 
 def fitted_models(grid, X, model):

@@ -128,15 +128,6 @@ def test_each_module_can_have_its_own_decay(orthogonal):
             torch.testing.assert_close(own[m], other[m])
 
 
-def test_groups_with_the_same_options_are_joined():
-    weights = [torch.nn.Parameter(stack(2, 3, 4)) for _ in range(4)]
-    options = [{"weight_decay": 0.0}, {"orthogonal": True}, {}, {"orthogonal": True}]
-    groups = [{"params": [w], **own} for w, own in zip(weights, options, strict=True)]
-    joined = [group["params"] for group in Muon(groups, weight_decay=0.0).param_groups]
-    for found, expected in zip(joined, (weights[::2], weights[1::2]), strict=True):
-        assert list(map(id, found)) == list(map(id, expected))
-
-
 def test_the_size_of_a_step():
     def orthogonal(parameters):
         return Muon([{"params": parameters, "orthogonal": True}], lr=0.01)

@@ -120,10 +120,11 @@ def test_modules_are_trained_as_if_alone(orthogonal, activation, n_gaussians):
     assert len(set(lengths)) > 1  # else none was dropped, with its decay
 
 
-def test_a_module_of_the_largest_size_is_not_copied():
+def test_only_modules_of_other_sizes_are_copied():
+    alike = [make_modules()[0], make_modules()[0]]
+    assert all(a is b for a, b in zip(of_one_shape(alike), alike, strict=True))
     modules = make_modules()
-    assert of_one_shape(modules[:1]) == modules[:1]
     padded = of_one_shape(modules)
     assert [module.encoder.out_features for module in padded] == [5, 5, 5]
-    assert [module.latent_features for module in padded] == list(N_LATENTS)
     assert [module.encoder.out_features for module in modules] == list(N_LATENTS)
+    assert ModuleStack(padded).n_used_latents == list(N_LATENTS)

@@ -130,11 +130,6 @@ class GaussianVAEClassifierModule(nn.Module):
         self.classifier = classifier
 
     @property
-    def latent_features(self) -> int:
-        """Width of z."""
-        return self.vae.latent_features
-
-    @property
     def encoder(self) -> nn.Module:
         """q(z | v1)."""
         return self.vae.encoder

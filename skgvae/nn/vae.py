@@ -81,7 +81,6 @@ class GaussianVAEModule(nn.Module):
     ):
         super().__init__()
         out_features = in_features if out_features is None else out_features
-        self.latent_features = latent_features
         self.encoder = GaussianMLP(
             in_features,
             latent_features,
