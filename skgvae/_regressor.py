@@ -77,7 +77,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         Rows in a step. "auto" is a sixteenth of the rows, between 16 and 512.
     lr : float or "auto", default="auto"
         Largest learning rate; it rises over the first 5 % of the steps and falls as half a
-        cosine. "auto" is 0.02. The optimizer is AdamW; with 128 rows a step or more, counted
+        cosine. "auto" is 0.014. The optimizer is AdamW; with 128 rows a step or more, counted
         once for each draw, the weight matrices of hidden layers have the orthogonal steps of
         :class:`~skgvae.optimizer.Muon`.
     weight_decay : float, default=0.0
@@ -186,7 +186,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     (442, 2)
     """
 
-    _learning_rate = 0.02
+    _learning_rate = 0.014
     _n_steps = 4000
     _orthogonal_from = ORTHOGONAL_FROM
     _n_rows_seen = 4_000_000
