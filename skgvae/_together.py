@@ -194,7 +194,7 @@ class Training:
 
     @property
     def param_groups(self) -> list[tuple[str, dict]]:
-        """Groups of the optimizer's parameters; with own decay at least that of hidden layers."""
+        """The groups of the optimizer's parameters; with own decay at least hidden layers'."""
         groups = getattr(self.net, "optimizer__param_groups", [])
         if self.decays_by_row and not groups:
             return [(HIDDEN, {"orthogonal": False, "weight_decay": 0.0})]
