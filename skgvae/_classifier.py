@@ -231,6 +231,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
 
     _label_share = 1.0  # for models stored before it was kept; every call sets it
     _n_steps = 2000
+    _orthogonal_from = np.inf  # Muon gains nothing here
     _n_rows_seen = 4_000_000
     _parameter_constraints: dict = {
         **BaseGaussianVAE._parameter_constraints,

@@ -99,6 +99,7 @@ class NetworkMixin:
 
 
 def resolve_device(device, fall_back=False):
+    """Return the name of a device that there is; without CUDA an error, or the CPU."""
     has_cuda = torch.cuda.is_available()
     if device == "auto":
         return "cuda" if has_cuda else "cpu"
@@ -114,6 +115,7 @@ def resolve_device(device, fall_back=False):
 
 
 def hidden_features(sizes):
+    """Return the widths of the hidden layers as a tuple of int."""
     sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
     if not all(isinstance(s, Integral) and s >= 1 for s in sizes):
         raise ValueError(f"hidden_layer_sizes must hold integers from 1 on, got {sizes!r}.")
@@ -121,6 +123,7 @@ def hidden_features(sizes):
 
 
 def module_params(net_params):
+    """Return what the user's parameters of the net give to the module."""
     prefix = "module__"
     params = {k: v for k, v in (net_params or {}).items() if k.startswith(prefix)}
     params = {k.removeprefix(prefix): v for k, v in params.items()}

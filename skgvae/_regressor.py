@@ -11,7 +11,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ._base import BaseGaussianVAE, drop_unweighted
 from ._inference import DTYPES
 from ._sklearn_callbacks import with_callbacks
-from ._training_plan import ORTHOGONAL_FROM
 from .likelihood import (
     decoded_components,
     decoded_covariance,
@@ -188,7 +187,6 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
 
     _learning_rate = 0.014
     _n_steps = 4000
-    _orthogonal_from = ORTHOGONAL_FROM
     _n_rows_seen = 4_000_000
     _parameter_constraints: dict = {
         **BaseGaussianVAE._parameter_constraints,

@@ -8,8 +8,6 @@ MIN_EPOCHS, MANY_EPOCHS = 10, 100
 VALIDATION_FRACTION = 0.1
 MIN_VALIDATION_ROWS = 3
 N_FOLDS = 5
-# Rows times draws of a step; of fewer Muon's steps cost as much as the gradient, and gain nothing.
-ORTHOGONAL_FROM = 128
 
 
 class TrainingPlanMixin:
@@ -21,7 +19,9 @@ class TrainingPlanMixin:
     _n_valid_points = 4096  # draws of all validation rows together
     _patience = 0.5  # as a share of all epochs; None waits to the end
     _n_cycles = 1  # of the learning rate, at most
-    _orthogonal_from = np.inf  # rows times draws of a step from which hidden layers have Muon
+    # Rows times draws of a step from which hidden layers have Muon: of fewer its steps cost as
+    # much as the gradient, and gain nothing.
+    _orthogonal_from = 128
 
     def _split(self, rows, seed):
         """Return training rows and, for early stopping, validation rows: of one model, or more.

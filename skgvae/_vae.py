@@ -15,7 +15,7 @@ from ._random import draw_seeds
 from ._sklearn_callbacks import with_callbacks
 from ._start import MAX_ROWS, factor_analysis, mixture_of_columns, mixture_of_factors
 from ._together import compute_once
-from ._training_plan import N_FOLDS, ORTHOGONAL_FROM
+from ._training_plan import N_FOLDS
 from .likelihood import lower_bound, marginal_log_prob
 from .objectives import elbo, importance_weighted_bound
 
@@ -225,7 +225,6 @@ class GaussianVAE(BaseGaussianVAE):
     _patience = None  # the best epoch may come when the rate has fallen, after a bad start
     _n_cycles = 2
     _delayed_from = 10_000  # training rows
-    _orthogonal_from = ORTHOGONAL_FROM
     _parameter_constraints: dict = {
         **BaseGaussianVAE._parameter_constraints,
         "init": [StrOptions({*INITS, "auto", "mixture"})],

@@ -519,7 +519,7 @@ class GaussianVAENet(NeuralNet):
     def _loss(self, batch, n_draws, generators):
         (v1, *others), v2 = batch  # of shape (n_modules, n, features)
         n_rows, n_features = v1.shape[-2], self.criterion_.noise_features(self.stack_)
-        n_others = n_features - self.stack_.encoder.out_features
+        n_others = n_features - self.stack_.stacked.encoder.out_features
         counts = self._counts if len(self._counts) > 1 else [n_rows] * len(generators)
         eps = []
         for n, n_latents, generator in zip(

@@ -99,7 +99,6 @@ MAY_IMPORT = {
         "_base",
         "_inference",
         "_sklearn_callbacks",
-        "_training_plan",
         "likelihood",
         "mixture",
         "objectives",

@@ -1008,7 +1008,6 @@ def test_bad_weights(weight, iris):
 def test_weights_that_are_zero_beside_the_largest(iris):
     weights = np.r_[np.ones(100), np.full(50, 1e-50)]
     vae = GaussianVAE(2, **FAST).fit(iris, sample_weight=weights)
-    # From the other start the mean follows the noise of a row: nearly as good a density.
     same = GaussianVAE(2, **FAST).fit(iris, sample_weight=np.r_[np.ones(100), np.zeros(50)])
     np.testing.assert_array_equal(vae.transform(iris), same.transform(iris))
     with pytest.raises(ValueError, match="sample_weight is positive for 1 rows"):
