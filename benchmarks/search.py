@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.model_selection import GridSearchCV
 
-from skgvae import GaussianVAE, _together
+from skgvae import GaussianVAE, _shared_stack
 from skgvae.model_selection import StackedGridSearchCV
 
 GRID = {"n_components": [2, 4, 8, 16, 32], "kl_weight": [0.25, 0.5, 1.0, 2.0, 4.0]}
@@ -73,14 +73,14 @@ def padding(sets, latents, n_rounds=3, **settings):
     settings = {name: value for name, value in settings.items() if value is not None}
     vae = GaussianVAE(n_estimators=1, random_state=0, **settings)
     print("| set | latent sizes | apart, s | padded, s | ratio |\n" + "|---" * 5 + "|")
-    known = _together.ENOUGH_MODULES
+    known = _shared_stack.ENOUGH_MODULES
     for name in sets:
         X = load(name)
         for n_sizes in sorted({min(3, len(latents)), len(latents)}):
             run(StackedGridSearchCV, vae, X, {"n_components": latents[:1]}, 1)  # warm up
             times = []
             for _ in range(n_rounds):
-                for _together.ENOUGH_MODULES in (1, known):
+                for _shared_stack.ENOUGH_MODULES in (1, known):
                     start = time.process_time()
                     run(StackedGridSearchCV, vae, X, {"n_components": latents[:n_sizes]}, 1)
                     times.append(time.process_time() - start)

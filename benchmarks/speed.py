@@ -70,11 +70,11 @@ def compare(title, X, setting, n_rounds):
         rounds.append({name: seconds_of(fit, X, setting) for name, fit in fits.items()})
     print(f"\n{title}: batch {setting.batch_size}, {setting.epochs} epochs, {n_rounds} rounds, "
           f"{n_training_rows(X)} training rows\n")  # fmt: skip
-    print("| | seconds per epoch | ours / this | ours, one draw / this |\n|---|---|---|---|")
+    print("| | seconds per epoch | ours / this | ours, as peers / this |\n|---|---|---|---|")
     for name in fits:
         seconds = statistics.median(r[name] for r in rounds) / setting.epochs
         ratios = [statistics.median(r[mine] / r[name] for r in rounds)
-                  for mine in ("ours", "ours, one draw")]  # fmt: skip
+                  for mine in ("ours", "ours, as peers")]  # fmt: skip
         print(f"| {name} | {seconds:.3g} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
     for name in FITS.keys() - fits.keys():
         print(f"| {name} | not run | | |")

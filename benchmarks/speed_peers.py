@@ -23,6 +23,7 @@ from skgvae.optimizer import orthogonalise
 
 HELD_OUT = 0.1  # of the rows, which ours looks at after every epoch
 HIDDEN, DRAWS = GaussianVAE().hidden_layer_sizes, GaussianVAE().n_train_draws
+ADAMW = {"optimizer": torch.optim.AdamW, "optimizer__fused": True}
 HIDDEN_WEIGHTS = [
     f"{part}.hidden.{2 * i}.weight" for part in ("encoder", "decoder") for i in range(len(HIDDEN))
 ]
@@ -60,26 +61,25 @@ def n_training_rows(X):
     return len(X) - int(np.ceil(HELD_OUT * len(X)))
 
 
-def ours(X, setting, **net_params):
+def ours(X, setting, **params):
     """Fit GaussianVAE with N(0, I), as the others; its scaling, start and validation included."""
-    return GaussianVAE(
-        setting.n_components,
-        prior="standard",
-        n_train_draws=setting.draws,
-        max_epochs=setting.epochs,
-        patience=setting.epochs + 1,
-        validation_fraction=HELD_OUT,
-        n_estimators=1,
-        batch_size=setting.batch_size,
-        device=setting.device,
-        random_state=0,
-        net_params=net_params or None,
-    ).fit(X)
+    settings = {
+        "prior": "standard",
+        "n_train_draws": setting.draws,
+        "max_epochs": setting.epochs,
+        "patience": setting.epochs + 1,
+        "validation_fraction": HELD_OUT,
+        "n_estimators": 1,
+        "batch_size": setting.batch_size,
+        "device": setting.device,
+        "random_state": 0,
+    }
+    return GaussianVAE(setting.n_components, **{**settings, **params}).fit(X)
 
 
-def ours_one_draw(X, setting):
-    """Fit GaussianVAE with one draw of z, as pythae and PyOD have."""
-    return ours(X, setting._replace(draws=1))
+def ours_as_peers(X, setting):
+    """Fit GaussianVAE with one draw, one variance for all and AdamW, as the peers."""
+    return ours(X, setting._replace(draws=1), noise="isotropic", net_params=ADAMW)
 
 
 def new_module(X, setting):
@@ -261,7 +261,7 @@ def quiet():
 
 FITS = {
     "ours": ours,
-    "ours, one draw": ours_one_draw,
+    "ours, as peers": ours_as_peers,
     "hand-written loop": hand_written,
     "plain skorch": plain_skorch,
     "pythae VAE": pythae_vae,

@@ -41,8 +41,9 @@ def is_fusable(mlp: nn.Module) -> bool:
     """Whether the gradient of this network is known here."""
     if type(mlp) is not GaussianMLP:
         return False
-    activations = {type(layer) for layer in mlp.hidden[1::2]}
-    exact = all(getattr(layer, "approximate", "none") == "none" for layer in mlp.hidden)
+    layers = list(mlp.hidden)  # a slice of a Sequential costs more
+    activations = {type(layer) for layer in layers[1::2]}
+    exact = all(getattr(layer, "approximate", "none") == "none" for layer in layers)
     return exact and len(activations) <= 1 and activations <= set(_ACTIVATIONS)
 
 

@@ -36,6 +36,7 @@ from skgvae import (
     GaussianVAE,
     GaussianVAEClassifier,
     GaussianVAERegressor,
+    _shared_stack,
     _start,
     _together,
     _vae,
@@ -54,13 +55,13 @@ CV = KFold(3, shuffle=True, random_state=0)
 @pytest.fixture
 def stacks(monkeypatch):
     """Return a list of how many fits each stack trained."""
-    sizes, train_as_one = [], _together._train_as_one
+    sizes, train_as_one = [], _shared_stack._train_as_one
 
     def spy(trainings):
         train_as_one(trainings)
         sizes.append(len(trainings))
 
-    monkeypatch.setattr(_together, "_train_as_one", spy)
+    monkeypatch.setattr(_shared_stack, "_train_as_one", spy)
     return sizes
 
 
@@ -188,7 +189,7 @@ def test_density_with_other_parameters(n_fits, grid, iris, stacks):
 def test_latent_sizes_with_many_modules_have_stacks_of_their_own(
     enough, n_fits, iris, stacks, monkeypatch
 ):
-    monkeypatch.setattr(_together, "ENOUGH_MODULES", enough)
+    monkeypatch.setattr(_shared_stack, "ENOUGH_MODULES", enough)
     search_both(GaussianVAE(**ONE), {"n_components": [3, 1, 2]}, iris)
     assert stacks == n_fits
 
@@ -479,7 +480,7 @@ def test_a_stack_that_fails_is_trained_one_by_one(iris, monkeypatch):
                 training.net.stack_.members[0].encoder.loc.bias.data = torch.full((2,), torch.nan)
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(_together, "_train_as_one", fail)
+    monkeypatch.setattr(_shared_stack, "_train_as_one", fail)
     search_both(GaussianVAE(2, **ONE), {"kl_weight": [0.5, 1.0]}, iris)
 
 
@@ -500,7 +501,7 @@ def test_waves_change_nothing(name, n_bytes, sizes, iris, stacks, monkeypatch):
     assert stacks == [9]
     of_a_step = name == "step_bytes"
     monkeypatch.setattr(
-        _together.Training, name, (lambda *sizes: n_bytes) if of_a_step else n_bytes
+        _shared_stack.Training, name, (lambda *sizes: n_bytes) if of_a_step else n_bytes
     )
     parts = StackedGridSearchCV(GaussianVAE(2, **ONE), grid, cv=CV).fit(iris)
     assert_same_search(parts, whole)
@@ -514,7 +515,7 @@ def test_pre_dispatch_limits_a_wave(iris, stacks):
 
 
 def test_the_estimate_of_memory_grows_with_rows_and_weights(iris):
-    train_as_one = _together._train_as_one
+    train_as_one = _shared_stack._train_as_one
 
     def estimate(X, **params):
         seen = []
@@ -524,7 +525,7 @@ def test_the_estimate_of_memory_grows_with_rows_and_weights(iris):
             train_as_one(trainings)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_together, "_train_as_one", spy)
+            patch.setattr(_shared_stack, "_train_as_one", spy)
             params = {"validation_fraction": 0.1, "n_estimators": 1, **FAST, **params}
             fits = [GaussianVAE(2, **params).fit] * 2
             _together.run_together((lambda fit=fit: fit(X)) for fit in fits)

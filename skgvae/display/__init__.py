@@ -6,10 +6,11 @@ arrays and plots them again: ``plot(ax=None)``. Displays of one panel leave it i
 of several in ``axes_``; the figure is ``figure_``. They need matplotlib: ``skgvae[plot]``.
 """
 
-from .latent import LatentDirectionsDisplay, LatentSpaceDisplay, LatentTraversalDisplay
+from .latent import LatentDirectionsDisplay, LatentSpaceDisplay
 from .predictive import PITDisplay, PredictiveIntervalDisplay
 from .reconstruction import ReconstructionDisplay
 from .training import KLPerComponentDisplay, TrainingCurveDisplay
+from .traversal import LatentTraversalDisplay
 
 __all__ = [
     "KLPerComponentDisplay",

@@ -1,4 +1,4 @@
-"""What the displays share: where to draw, in which colours."""
+"""What the displays share: where to draw, in which colours, and checks."""
 
 import numpy as np
 
@@ -84,3 +84,13 @@ def check_image_shape(image_shape, n_features):
             f"image_shape={image_shape!r} must be the height and width of {n_features} pixels."
         )
     return shape
+
+
+def check_components(components, width):
+    """Return numbers of latent components as an array."""
+    components = np.atleast_1d(components)
+    if components.dtype.kind not in "iu" or components.min() < 0 or components.max() >= width:
+        raise ValueError(
+            f"components must be integers from 0 to {width - 1}, got {components.tolist()!r}."
+        )
+    return components
