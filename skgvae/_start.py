@@ -7,6 +7,7 @@ from sklearn.decomposition import FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from sklearn.utils import gen_batches
+from threadpoolctl import threadpool_limits
 
 MAX_ROWS = 200_000  # of more, every second or third is enough; they are copied
 MAX_MIXTURE_ROWS = 5_000
@@ -70,9 +71,7 @@ def factor_analysis(X, n_factors, weight=None, isotropic=False):
     tol = max(1e-2 / len(X), 1e-6) * len(rows)
     svd_method = "lapack" if rank < 200 else "randomized"
     model = FactorAnalysis(n_factors, tol=tol, max_iter=300, svd_method=svd_method)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(rows)
+    _fit_quietly(model, rows)
     return model.components_.T, model.noise_variance_, mean
 
 
@@ -239,9 +238,7 @@ def _fit_mixture(X, n_components, covariance_type, floor, seed):
         reg_covar=1e-6 * max(X.var(0).max(), 1e-6),  # scikit-learn's is for columns of variance 1
         random_state=seed,
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(X)
+    _fit_quietly(model, X)
     (n, d), c = X.shape, n_components
     n_parameters = {"full": c * d * (d + 1) / 2, "tied": d * (d + 1) / 2, "diag": c * d}
     if covariance_type == "full":
@@ -255,6 +252,13 @@ def _fit_mixture(X, n_components, covariance_type, floor, seed):
     model.precisions_cholesky_ = np.linalg.inv(np.linalg.cholesky(covariances)).transpose(0, 2, 1)
     penalty = np.log(n) * (n_parameters[covariance_type] + c * d + c - 1)
     return penalty - 2 * n * model.score(X), model.weights_, model.means_, covariances
+
+
+def _fit_quietly(model, X):
+    # Many small products, on which threads wait for each other longer than they share the work.
+    with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X)
 
 
 def _sample(X, weight):

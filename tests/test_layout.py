@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "_random": {"numpy", "sklearn", "torch"},
     "_labels": {"numpy", "sklearn"},
     "_scaling": {"numpy", "sklearn"},
-    "_start": {"numpy", "sklearn"},
+    "_start": {"numpy", "sklearn", "threadpoolctl"},
     "_sklearn_callbacks": {"sklearn", "skorch"},
     "_padding": {*TORCH_ONLY, "nn"},
     "_shared_stack": {
