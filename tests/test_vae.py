@@ -18,10 +18,12 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.linear_model import LogisticRegression
+from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback, EarlyStopping, EpochScoring
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import nn
 
 from skgvae import (
@@ -122,6 +124,28 @@ def test_start_of_very_many_rows_is_that_of_every_second(iris, monkeypatch):
     monkeypatch.setattr("skgvae._vae.MAX_ROWS", 75)
     found = clone(start).fit(iris).score_samples(iris)
     np.testing.assert_allclose(found, every_second, atol=1e-3)  # Monte Carlo
+
+
+@pytest.mark.parametrize(
+    ("prior", "model"), [("mixture", GaussianMixture), ("standard", FactorAnalysis)]
+)
+def test_start_keeps_blas_to_one_thread(prior, model, iris, monkeypatch):
+    seen, fit = [], model.fit
+
+    def count_threads():
+        return {lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"}
+
+    def spy(self, X, y=None):
+        seen.append(count_threads())
+        return fit(self, X, y)
+
+    monkeypatch.setattr(model, "fit", spy)
+    with threadpool_limits(2, user_api="blas"):
+        before = count_threads()
+        GaussianVAE(2, prior=prior, max_epochs=0).fit(iris)
+        assert count_threads() == before  # the limit ends with the start
+    assert seen
+    assert all(threads == {1} for threads in seen)
 
 
 def test_validation_bound_never_below_the_start(cancer):
