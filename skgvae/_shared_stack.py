@@ -25,8 +25,8 @@ from .objectives import (
 )
 from .optimizer import HIDDEN, Muon
 
-# Bytes that waiting fits may hold together, and that a step of one stack may take.
-MAX_BYTES = 2**30
+# Bytes that a step of one stack may take.
+MAX_STEP_BYTES = 2**30
 # From so many modules on a step costs in proportion to their number.
 ENOUGH_MODULES = 25
 
@@ -173,12 +173,12 @@ class Training:
 
 
 def train_together(trainings: Sequence[Training]) -> None:
-    """Train all nets: those of one kind in stacks whose steps fit into ``MAX_BYTES``."""
+    """Train all nets: those of one kind in stacks whose steps fit into ``MAX_STEP_BYTES``."""
     kinds = {}
     for training in trainings:
         kinds.setdefault(training.kind or id(training), []).append(training)
     for group in kinds.values():
-        for part in _split(group, MAX_BYTES):
+        for part in _split(group, MAX_STEP_BYTES):
             start = time.perf_counter()
             _train_alike(part)
             for training in part:

@@ -254,9 +254,10 @@ def _fit_mixture(X, n_components, covariance_type, floor, seed):
     return penalty - 2 * n * model.score(X), model.weights_, model.means_, covariances
 
 
+# Many products on which threads wait for each other longer than they share the work.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def _fit_quietly(model, X):
-    # Many small products, on which threads wait for each other longer than they share the work.
-    with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(X)
 

@@ -13,11 +13,14 @@ from contextlib import contextmanager
 
 import joblib
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
-from ._shared_stack import MAX_BYTES, Training, train_together
+from ._shared_stack import Training, train_together
 from .batches import RowDataset
 from .net import GaussianVAENet
+
+# Bytes that waiting calls may hold together.
+MAX_HELD_BYTES = 2**30
 
 _here = threading.local()
 
@@ -86,7 +89,7 @@ def run_together(calls: Iterable[Callable[[], object]]) -> list:
     Parameters
     ----------
     calls : iterable of callable
-        Called in this order, so many at a time that what they hold fits into ``MAX_BYTES``.
+        Called in this order, so many at a time that what they hold fits into ``MAX_HELD_BYTES``.
     """
     results, wave = [], _Wave()
     try:
@@ -118,7 +121,7 @@ class _Wave:
             self.waiting.remove(call)
             return
         self.size += call.training.held_bytes
-        if self.size > MAX_BYTES:
+        if self.size > MAX_HELD_BYTES:
             self.finish()
 
     def finish(self):
@@ -178,8 +181,7 @@ class _Call(threading.Thread):
         del self.function  # which holds the estimator
         torch.get_num_threads()  # torch sets the number at its first use in a thread
         try:
-            # Each thread would have a team of its own, which stays for as long as it waits.
-            with threadpool_limits(1, user_api="openmp"):
+            with _one_openmp_thread():
                 self.result = function()
         except BaseException as error:
             self.error = error
@@ -198,6 +200,17 @@ class _Call(threading.Thread):
         self.idle += time.perf_counter() - start - training.seconds
         if training.error is not None:
             raise training.error
+
+
+@contextmanager
+def _one_openmp_thread():
+    # Each thread would have a team of its own, which stays for as long as it waits. The limit is
+    # no `with` block: of threads that wait in one only the first could limit BLAS.
+    limits = ThreadpoolController().select(user_api="openmp").limit(limits=1)
+    try:
+        yield
+    finally:
+        limits.restore_original_limits()
 
 
 def drain(items: list) -> Iterator:

@@ -3,6 +3,7 @@ import io
 import pickle
 import subprocess
 import sys
+import threading
 from itertools import product
 
 import joblib
@@ -34,6 +35,7 @@ from skgvae import (
 )
 from skgvae._scaling import Standardizer
 from skgvae.batches import RowDataset
+from skgvae.model_selection import StackedGridSearchCV
 from skgvae.nn import NOISE_MODELS, GaussianVAEModule
 
 FAST = {"max_epochs": 5, "hidden_layer_sizes": (8,), "n_draws": 32, "random_state": 0}
@@ -135,16 +137,30 @@ def test_start_keeps_blas_to_one_thread(prior, model, iris, monkeypatch):
     def count_threads():
         return {lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"}
 
+    def set_limits(limits):
+        # By a thread that ends: one that goes on could alone change them again.
+        thread = threading.Thread(target=threadpool_limits, args=(limits, "blas"))
+        thread.start()
+        thread.join()
+
     def spy(self, X, y=None):
         seen.append(count_threads())
         return fit(self, X, y)
 
     monkeypatch.setattr(model, "fit", spy)
-    with threadpool_limits(2, user_api="blas"):
-        before = count_threads()
-        GaussianVAE(2, prior=prior, max_epochs=0).fit(iris)
-        assert count_threads() == before  # the limit ends with the start
-    assert seen
+    vae = GaussianVAE(2, prior=prior, max_epochs=1, n_prior_components=2)
+    alone, search = clone(vae), StackedGridSearchCV(vae, {"kl_weight": [1.0]}, cv=2, refit=False)
+    before = threadpool_info()
+    set_limits(2)
+    try:
+        if count_threads() != {2}:
+            pytest.skip("the number of BLAS' threads cannot be set here")
+        for estimator in (alone, search):
+            estimator.fit(iris)
+            assert count_threads() == {2}  # the limit ends with the start
+    finally:
+        set_limits(before)
+    assert len(seen) > 2
     assert all(threads == {1} for threads in seen)
 
 
