@@ -4,7 +4,7 @@
 
 - short: our fit against a hand-written torch loop, 20 000 × 32;
 - epochs: seconds per epoch at three sizes, beside the loop, plain skorch, the VAEs of pythae and
-  PyOD, and MLPRegressor;
+  PyOD, and MLPRegressor; also of ours with what is nearest to these peers;
 - quality: seconds and steps until a held-out bound is reached, beside a loop with Adam at 1e-3;
 - memory: peak memory against the size of the data;
 - growth: seconds of a default fit against rows and columns, with log-log slopes;

@@ -19,7 +19,7 @@ def main(small=False):
 
 
 def table(what, fixed, sizes, make):
-    """Print seconds of a default fit, and of one of two epochs, which tells one epoch's cost."""
+    """Print seconds of a default fit, and of one of two epochs: the starts, and little more."""
     print(f"\n| {what}, {fixed} | default fit, s | epochs | two epochs, s |\n|---|---|---|---|")
     seconds = []
     for size in sizes:

@@ -78,7 +78,7 @@ def ours(X, setting, **params):
 
 
 def ours_as_peers(X, setting):
-    """Fit GaussianVAE with one draw, one variance for all and AdamW, as the peers."""
+    """Fit GaussianVAE with what is nearest to the peers: one draw, one variance, AdamW."""
     return ours(X, setting._replace(draws=1), noise="isotropic", net_params=ADAMW)
 
 
