@@ -13,7 +13,7 @@ from ._random import draw_seeds
 from .likelihood import MAX_ELEMENTS, decoded_moments, latent_draws
 
 DTYPES = [np.float64, np.float32]
-ROWS_PER_CHUNK = 1024
+ROWS_PER_CHUNK = 256
 MIN_DRAWS_FOR_TAIL = 100
 
 

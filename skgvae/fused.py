@@ -12,6 +12,7 @@ for what has; g_y is the gradient of the loss with respect to y.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -26,6 +27,8 @@ from .objectives import Bound, elbo, importance_weighted_bound, predictive_bound
 __all__ = ["FUSED_BOUNDS", "fused_bound", "fused_mlp", "is_fusable", "is_fusable_vae"]
 
 _aten = torch.ops.aten
+# How many numbers of an array the cache of a core holds; up to how many it is kept whole.
+_IN_CACHE, _KEPT = 2**18, 2**22
 # Each activation, and its gradient g given what went in (t) and what came out (h).
 _ACTIVATIONS = {
     nn.Identity: (lambda t: t, lambda g, t, h: g),
@@ -196,6 +199,33 @@ def _mixture_weights(prior: nn.Module) -> list[Tensor]:
     return [prior.logits, prior.means, prior.log_scale, prior.coefficients]
 
 
+def _blocks(z, n_columns):
+    """Return members and rows whose array of so many columns is computed at once.
+
+    One block unless it is large. Then each fits into a cache, and is computed again for the
+    gradient: on the CPU that takes less time than to write it to new memory.
+    """
+    n_members, n_rows, _ = z.shape
+    size = n_rows * n_columns
+    if z.device.type != "cpu" or n_members * size <= _KEPT:
+        return [(slice(None), slice(None))]
+    in_cache = _IN_CACHE * torch.get_num_threads()
+    members = _slices(n_members, max(1, in_cache // size))
+    rows = _slices(n_rows, math.ceil(n_rows / math.ceil(size / in_cache)))
+    return list(itertools.product(members, rows))
+
+
+def _slices(n, step):
+    return [slice(start, start + step) for start in range(0, n, step)]
+
+
+def _scaled(z, factor, offset, block):
+    # z in the units of each component, all of them in one product: (M, K n, C, latent).
+    members, _ = block
+    scaled = torch.baddbmm(offset[members], z[block], factor[members].flatten(1, 2).mT, beta=-1)
+    return scaled.unflatten(-1, factor.shape[1:3])
+
+
 def _mixture_forward(z, logits, means, log_scale, coefficients):
     """Return log p(z) of z of shape (M, K n, latent), and what the gradient needs.
 
@@ -205,25 +235,38 @@ def _mixture_forward(z, logits, means, log_scale, coefficients):
     identity = torch.eye(n_latent, dtype=z.dtype, device=z.device)
     factor = (identity - coefficients.tril(-1)) * torch.exp(-log_scale).unsqueeze(-1)
     offset = (factor @ means.unsqueeze(-1)).view(n_members, 1, -1)
-    # All components in one product; (M, K n, C, latent).
-    scaled = torch.baddbmm(offset, z, factor.flatten(1, 2).mT, beta=-1)
-    scaled = scaled.unflatten(-1, (n_components, n_latent))
-    log_peaks = logits.log_softmax(-1) - log_scale.sum(-1)
-    log_joint = torch.add(log_peaks.unsqueeze(1), scaled.square().sum(-1), alpha=-0.5)
-    return log_joint.logsumexp(-1), [z, factor, scaled, log_joint.softmax(-1)]
+    log_peaks = (logits.log_softmax(-1) - log_scale.sum(-1)).unsqueeze(1)
+    log_joint = z.new_empty(*z.shape[:2], n_components)
+    blocks = _blocks(z, offset.shape[-1])
+    for block in blocks:
+        scaled = _scaled(z, factor, offset, block)
+        # A norm needs no array of squares.
+        square = torch.linalg.vector_norm(scaled, dim=-1).square_()
+        torch.add(log_peaks[block[0]], square, alpha=-0.5, out=log_joint[block])
+    log_prob = log_joint.logsumexp(-1)
+    share = log_joint.sub_(log_prob.unsqueeze(-1)).exp_()
+    kept = [scaled] if len(blocks) == 1 else []
+    return log_prob, [z, factor, offset, share, *kept]
 
 
 def _mixture_backward(saved, g, logits, means, log_scale, coefficients):
     """Return the gradients of z and of the parameters, given that of log p(z)."""
-    z, factor, scaled, share = saved
+    z, factor, offset, share, *kept = saved
     g_share = share * g.unsqueeze(-1)  # (M, K n, C)
-    g_scaled = (scaled * g_share.unsqueeze(-1)).neg_().flatten(-2)
-    g_offset = g_scaled.sum(1).view_as(means)
-    g_factor = torch.bmm(g_scaled.mT, z).view_as(factor)
+    g_z, g_offset = torch.empty_like(z), torch.zeros_like(offset)
+    g_factor = torch.zeros_like(factor).flatten(1, 2)
+    for block in _blocks(z, offset.shape[-1]):
+        members, _ = block
+        scaled = kept[0] if kept else _scaled(z, factor, offset, block)
+        g_scaled = (scaled * g_share[block].neg().unsqueeze(-1)).flatten(-2)
+        g_offset[members] += g_scaled.sum(1, keepdim=True)
+        g_factor[members].baddbmm_(g_scaled.mT, z[block])
+        g_z[block] = torch.bmm(g_scaled, factor[members].flatten(1, 2))
+    g_offset, g_factor = g_offset.view_as(means), g_factor.view_as(factor)
     g_factor = torch.addcmul(g_factor, g_offset.unsqueeze(-1), means.unsqueeze(-2), value=-1)
     g_component = g_share.sum(1)
     g_log_scale = -(g_factor * factor).sum(-1) - g_component.unsqueeze(-1)
-    return torch.bmm(g_scaled, factor.flatten(1, 2)), [
+    return g_z, [
         g_component - logits.softmax(-1) * g_component.sum(-1, keepdim=True),
         -(factor.mT @ g_offset.unsqueeze(-1)).squeeze(-1),
         g_log_scale,
@@ -318,7 +361,7 @@ class _FusedBound(torch.autograd.Function):
             prior_share = kl_share / z.shape[1] + (0.0 if prior_share is None else prior_share)
             prior_share, kl_share = torch.zeros_like(log_lik) + prior_share, 0.0
         ctx.plan, ctx.kl_share, ctx.n_saved = plan, kl_share, len(encoder_saved)
-        ctx.n_mixture_saved = len(mixture_saved)
+        ctx.n_mixture, ctx.n_mixture_saved = len(mixture), len(mixture_saved)
         ctx.save_for_backward(
             m, s, variance, eps, z, residual, inverse, share, prior_share,
             *encoder_saved, *mixture_saved, *decoder_saved, *weights,
@@ -332,7 +375,7 @@ class _FusedBound(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, g_value, *_):
         objective, encoder, decoder = ctx.plan
-        n_weights = encoder.n_weights + decoder.n_weights + ctx.n_mixture_saved
+        n_weights = encoder.n_weights + decoder.n_weights + ctx.n_mixture
         saved, weights = _split(ctx.saved_tensors, -n_weights)
         first, saved = _split(saved, 9)
         m, s, variance, eps, z, residual, inverse, share, prior_share = first

@@ -30,8 +30,10 @@ __all__ = [
 ]
 
 MAX_SOBOL = 1024
-# Numbers in the widest intermediate array: 16 MB of float64, near the size of a cache.
-MAX_ELEMENTS = 2**21
+# Numbers in the widest intermediate array: 4 MB of float64. Larger ones leave the cache, and the
+# system hands out the memory of each anew, which takes longer than to compute them.
+MAX_ELEMENTS = 2**19
+_TIMES_ON_GPU = 4  # where each call costs more
 
 
 def latent_draws(
@@ -325,5 +327,6 @@ def _chunks(module, v1, draws):
     prior = getattr(module, "prior", None)
     if hasattr(prior, "n_components"):  # it sees z from each of its components
         width = max(width, prior.n_components * prior.latent_features)
-    size = max(1, MAX_ELEMENTS // (len(v1) * width))
+    n_elements = MAX_ELEMENTS * (1 if v1.device.type == "cpu" else _TIMES_ON_GPU)
+    size = max(1, n_elements // (len(v1) * width))
     return draws.to(v1)[:, None, :].split(size)

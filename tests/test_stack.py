@@ -8,6 +8,7 @@ import torch
 from skorch.helper import predefined_split
 from torch import nn
 
+from skgvae import fused
 from skgvae.batches import RowDataset, StackedRows, TensorBatches
 from skgvae.fused import fused_mlp
 from skgvae.net import GaussianVAENet
@@ -112,6 +113,17 @@ def test_mixture_prior(bound, kl_weight, float64, monkeypatch):
     modules = make_modules(n_prior_components=3)
     monkeypatch.setattr("skgvae.stack._Part.kl", None)  # the gradient is the written-out one
     assert_same_terms_and_gradients(modules, NegativeBound(bound, kl_weight), make_batch())
+
+
+@pytest.mark.parametrize(("in_cache", "n_blocks"), [(400, 2), (50, 3 * 4)])
+def test_mixture_prior_of_a_large_step(in_cache, n_blocks, float64, monkeypatch):
+    monkeypatch.setattr(fused, "_KEPT", 1)
+    monkeypatch.setattr(fused, "_IN_CACHE", in_cache)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    modules, batch = make_modules(n_prior_components=3), make_batch()
+    blocks = fused._blocks(torch.empty(3, 5 * 6, 2), 3 * 2)
+    assert len(blocks) == n_blocks
+    assert_same_terms_and_gradients(modules, NegativeBound(importance_weighted_bound), batch)
 
 
 @pytest.mark.parametrize("n_prior_components", [None, 2])
