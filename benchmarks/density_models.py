@@ -54,8 +54,8 @@ def gaussian_mixture(X, groups, seed):
 
 def kernel_density(X, groups, seed):
     grid = {"bandwidth": np.geomspace(0.04, 1.6, 17)}
-    # One leaf holds all rows: by way of a tree the density of wide tables is wrong, whatever the
-    # tolerance, on the digits by a hundred nats (scikit-learn issues 7492 and 25799).
+    # One leaf holds all rows: by way of a tree the density is wrong, whatever the tolerance, where
+    # the kernel is narrow beside the distances, as in many columns (scikit-learn issue 7492).
     return search(KernelDensity(leaf_size=len(X)), grid, X, groups)
 
 

@@ -10,9 +10,10 @@ from sklearn.utils import check_scalar, gen_batches
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._random import draw_seeds
-from .likelihood import MAX_ELEMENTS, decoded_moments, latent_draws
+from .likelihood import MAX_ELEMENTS, TIMES_ON_GPU, decoded_moments, latent_draws
 
 DTYPES = [np.float64, np.float32]
+# So few that, of hundreds of columns, several draws of each fit into MAX_ELEMENTS.
 ROWS_PER_CHUNK = 256
 MIN_DRAWS_FOR_TAIL = 100
 
@@ -39,9 +40,11 @@ class InferenceMixin:
         """
         dtype, n_rows = arrays[0].dtype, len(arrays[0])
         modules = [self._for_inference(module, dtype) for module in self.modules_[:n_modules]]
+        n_at_once = min(ROWS_PER_CHUNK, -(-MAX_ELEMENTS // size))
+        n_at_once *= 1 if torch.device(self.device_).type == "cpu" else TIMES_ON_GPU
         found = None
         with torch.no_grad():
-            for rows in gen_batches(n_rows, min(ROWS_PER_CHUNK, -(-MAX_ELEMENTS // size))):
+            for rows in gen_batches(n_rows, n_at_once):
                 chunks = [array[rows] for array in arrays]
                 if scalers is not None:
                     pairs = zip(scalers, chunks, strict=True)

@@ -27,8 +27,10 @@ from .objectives import Bound, elbo, importance_weighted_bound, predictive_bound
 __all__ = ["FUSED_BOUNDS", "fused_bound", "fused_mlp", "is_fusable", "is_fusable_vae"]
 
 _aten = torch.ops.aten
-# How many numbers of an array the cache of a core holds; up to how many it is kept whole.
+# How many numbers the cache of a core holds. On the CPU an array of more than _KEPT is computed in
+# such parts, and again for the gradient: that takes less time than to write it to new memory.
 _IN_CACHE, _KEPT = 2**18, 2**22
+_WHOLE = slice(None), slice(None)
 # Each activation, and its gradient g given what went in (t) and what came out (h).
 _ACTIVATIONS = {
     nn.Identity: (lambda t: t, lambda g, t, h: g),
@@ -200,19 +202,12 @@ def _mixture_weights(prior: nn.Module) -> list[Tensor]:
 
 
 def _blocks(z, n_columns):
-    """Return members and rows whose array of so many columns is computed at once.
-
-    One block unless it is large. Then each fits into a cache, and is computed again for the
-    gradient: on the CPU that takes less time than to write it to new memory.
-    """
+    """Return pairs of slices, of members and of rows: parts of an array of so many columns."""
     n_members, n_rows, _ = z.shape
-    size = n_rows * n_columns
-    if z.device.type != "cpu" or n_members * size <= _KEPT:
-        return [(slice(None), slice(None))]
-    in_cache = _IN_CACHE * torch.get_num_threads()
+    size, in_cache = n_rows * n_columns, _IN_CACHE * torch.get_num_threads()
     members = _slices(n_members, max(1, in_cache // size))
     rows = _slices(n_rows, math.ceil(n_rows / math.ceil(size / in_cache)))
-    return list(itertools.product(members, rows))
+    return itertools.product(members, rows)
 
 
 def _slices(n, step):
@@ -226,6 +221,15 @@ def _scaled(z, factor, offset, block):
     return scaled.unflatten(-1, factor.shape[1:3])
 
 
+def _scaled_by_blocks(kept, z, factor, offset):
+    """Yield each block and z there in the units of each component: what is kept, or anew."""
+    if kept:
+        yield _WHOLE, kept[0]
+        return
+    for block in _blocks(z, offset.shape[-1]):
+        yield block, _scaled(z, factor, offset, block)
+
+
 def _mixture_forward(z, logits, means, log_scale, coefficients):
     """Return log p(z) of z of shape (M, K n, latent), and what the gradient needs.
 
@@ -235,18 +239,15 @@ def _mixture_forward(z, logits, means, log_scale, coefficients):
     identity = torch.eye(n_latent, dtype=z.dtype, device=z.device)
     factor = (identity - coefficients.tril(-1)) * torch.exp(-log_scale).unsqueeze(-1)
     offset = (factor @ means.unsqueeze(-1)).view(n_members, 1, -1)
+    is_kept = z.device.type != "cpu" or z[..., 0].numel() * offset.shape[-1] <= _KEPT
+    kept = [_scaled(z, factor, offset, _WHOLE)] if is_kept else []
     log_peaks = (logits.log_softmax(-1) - log_scale.sum(-1)).unsqueeze(1)
     log_joint = z.new_empty(*z.shape[:2], n_components)
-    blocks = _blocks(z, offset.shape[-1])
-    for block in blocks:
-        scaled = _scaled(z, factor, offset, block)
+    for block, scaled in _scaled_by_blocks(kept, z, factor, offset):
         # A norm needs no array of squares.
         square = torch.linalg.vector_norm(scaled, dim=-1).square_()
         torch.add(log_peaks[block[0]], square, alpha=-0.5, out=log_joint[block])
-    log_prob = log_joint.logsumexp(-1)
-    share = log_joint.sub_(log_prob.unsqueeze(-1)).exp_()
-    kept = [scaled] if len(blocks) == 1 else []
-    return log_prob, [z, factor, offset, share, *kept]
+    return log_joint.logsumexp(-1), [z, factor, offset, log_joint.softmax(-1), *kept]
 
 
 def _mixture_backward(saved, g, logits, means, log_scale, coefficients):
@@ -255,9 +256,8 @@ def _mixture_backward(saved, g, logits, means, log_scale, coefficients):
     g_share = share * g.unsqueeze(-1)  # (M, K n, C)
     g_z, g_offset = torch.empty_like(z), torch.zeros_like(offset)
     g_factor = torch.zeros_like(factor).flatten(1, 2)
-    for block in _blocks(z, offset.shape[-1]):
+    for block, scaled in _scaled_by_blocks(kept, z, factor, offset):
         members, _ = block
-        scaled = kept[0] if kept else _scaled(z, factor, offset, block)
         g_scaled = (scaled * g_share[block].neg().unsqueeze(-1)).flatten(-2)
         g_offset[members] += g_scaled.sum(1, keepdim=True)
         g_factor[members].baddbmm_(g_scaled.mT, z[block])

@@ -33,7 +33,7 @@ MAX_SOBOL = 1024
 # Numbers in the widest intermediate array: 4 MB of float64. Larger ones leave the cache, and the
 # system hands out the memory of each anew, which takes longer than to compute them.
 MAX_ELEMENTS = 2**19
-_TIMES_ON_GPU = 4  # where each call costs more
+TIMES_ON_GPU = 4  # where there are fewer and larger calls
 
 
 def latent_draws(
@@ -322,11 +322,11 @@ def _decoded(vaes, v1, draws, tail):
 
 
 def _chunks(module, v1, draws):
-    # Draws with an axis for the rows, as many at once as the memory bound allows.
+    # Draws with an axis for the rows, as many at once as fit into MAX_ELEMENTS.
     width = max(max(p.shape, default=1) for p in module.parameters())
     prior = getattr(module, "prior", None)
     if hasattr(prior, "n_components"):  # it sees z from each of its components
         width = max(width, prior.n_components * prior.latent_features)
-    n_elements = MAX_ELEMENTS * (1 if v1.device.type == "cpu" else _TIMES_ON_GPU)
+    n_elements = MAX_ELEMENTS * (1 if v1.device.type == "cpu" else TIMES_ON_GPU)
     size = max(1, n_elements // (len(v1) * width))
     return draws.to(v1)[:, None, :].split(size)

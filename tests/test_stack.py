@@ -1,6 +1,7 @@
 import copy
 import math
 import pickle
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -115,15 +116,25 @@ def test_mixture_prior(bound, kl_weight, float64, monkeypatch):
     assert_same_terms_and_gradients(modules, NegativeBound(bound, kl_weight), make_batch())
 
 
-@pytest.mark.parametrize(("in_cache", "n_blocks"), [(400, 2), (50, 3 * 4)])
+@pytest.mark.parametrize(("in_cache", "n_blocks"), [(1000, 1), (400, 2), (50, 3 * 4)])
 def test_mixture_prior_of_a_large_step(in_cache, n_blocks, float64, monkeypatch):
     monkeypatch.setattr(fused, "_KEPT", 1)
     monkeypatch.setattr(fused, "_IN_CACHE", in_cache)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    scaled = Mock(wraps=fused._scaled)
+    monkeypatch.setattr(fused, "_scaled", scaled)
     modules, batch = make_modules(n_prior_components=3), make_batch()
-    blocks = fused._blocks(torch.empty(3, 5 * 6, 2), 3 * 2)
-    assert len(blocks) == n_blocks
     assert_same_terms_and_gradients(modules, NegativeBound(importance_weighted_bound), batch)
+    assert scaled.call_count == 2 * n_blocks  # and again for the gradient
+
+
+@torch.no_grad()
+def test_shares_of_the_gaussians_sum_to_one_far_from_all():
+    stack = ModuleStack([GaussianVAEModule(4, 8, n_prior_components=5, generator=seeded(0))])
+    z = 1e3 * torch.randn(1, 20, 8, generator=seeded(1))
+    weights = fused._mixture_weights(stack.stacked.prior)
+    _, (_, _, _, share, _) = fused._mixture_forward(z, *weights)
+    torch.testing.assert_close(share.sum(-1), torch.ones(1, 20))
 
 
 @pytest.mark.parametrize("n_prior_components", [None, 2])
