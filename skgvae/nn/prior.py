@@ -140,8 +140,9 @@ class MixturePrior(nn.Module):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return log p(z) in nats, of shape (*), for z of shape (*, latent_features)."""
-        log_prob = self._conditional_log_prob(z).sum(-1) + self.logits.log_softmax(-1)
-        return log_prob.logsumexp(-1)
+        log_peaks = self.logits.log_softmax(-1) - self.log_scale.sum(-1)
+        log_peaks = log_peaks - 0.5 * self.latent_features * math.log(2 * math.pi)
+        return (log_peaks - 0.5 * self._scaled(z).square().sum(-1)).logsumexp(-1)
 
     def kl(self, loc: Tensor, log_scale: Tensor, z: Tensor) -> Tensor:
         r"""Return an estimate of KL(N(loc, diag exp(log_scale)²) ‖ p(z)) per latent, in nats.
@@ -239,9 +240,12 @@ class MixturePrior(nn.Module):
 
     def _conditional_log_prob(self, z):
         # log p(z_l | z_1 ... z_(l-1), component c): (*, C, latent)
+        return -0.5 * (self._scaled(z).square() + math.log(2 * math.pi)) - self.log_scale
+
+    def _scaled(self, z):
+        # z in the units of each component, where its density is that of N(0, I)
         factor = self._precision_factor()
         offset = (factor @ self.means[..., None]).flatten()
         # All components in one matrix product.
         scaled = nn.functional.linear(z, factor.flatten(0, 1), -offset)
-        scaled = scaled.unflatten(-1, (self.n_components, self.latent_features))
-        return -0.5 * (scaled.square() + math.log(2 * math.pi)) - self.log_scale
+        return scaled.unflatten(-1, (self.n_components, self.latent_features))
