@@ -10,7 +10,7 @@ from sklearn.utils import check_scalar, gen_batches
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._random import draw_seeds
-from .likelihood import MAX_ELEMENTS, TIMES_ON_GPU, decoded_moments, latent_draws
+from .likelihood import MAX_ELEMENTS, at_once, decoded_moments, latent_draws
 
 DTYPES = [np.float64, np.float32]
 # So few that, of hundreds of columns, several draws of each fit into MAX_ELEMENTS.
@@ -40,8 +40,7 @@ class InferenceMixin:
         """
         dtype, n_rows = arrays[0].dtype, len(arrays[0])
         modules = [self._for_inference(module, dtype) for module in self.modules_[:n_modules]]
-        n_at_once = min(ROWS_PER_CHUNK, -(-MAX_ELEMENTS // size))
-        n_at_once *= 1 if torch.device(self.device_).type == "cpu" else TIMES_ON_GPU
+        n_at_once = at_once(min(ROWS_PER_CHUNK, -(-MAX_ELEMENTS // size)), self.device_)
         found = None
         with torch.no_grad():
             for rows in gen_batches(n_rows, n_at_once):

@@ -149,7 +149,7 @@ class Training:
         return prior.n_components if type(prior) is MixturePrior else 0
 
     def step_bytes(self, n_latents: int, n_components: int) -> int:
-        """Memory that a step of its training takes, or the evaluation after an epoch.
+        """Memory that a step of its training takes at most, or the evaluation after an epoch.
 
         Parameters
         ----------
@@ -165,7 +165,7 @@ class Training:
         matrices = [w for name, w in named if w.ndim == 3 and "prior." not in name]
         n_units = sum(w.shape[0] * w.shape[1] for w in matrices)
         n_units += 3 * len(net.stack_) * (n_latents - self.n_latents)  # the encoder's outputs
-        # z in the units of each component, and its density.
+        # z in the units of each component, even where it is too large to be kept; its density.
         n_units += len(net.stack_) * n_components * (n_latents + 1)
         n_added = n_components * n_latents**2 - self.n_components * self.n_latents**2
         n_added *= len(net.stack_) * _BYTES_PER_WEIGHT

@@ -33,7 +33,12 @@ MAX_SOBOL = 1024
 # Numbers in the widest intermediate array: 4 MB of float64. Larger ones leave the cache, and the
 # system hands out the memory of each anew, which takes longer than to compute them.
 MAX_ELEMENTS = 2**19
-TIMES_ON_GPU = 4  # where there are fewer and larger calls
+_TIMES_ON_GPU = 4
+
+
+def at_once(n: int, device: str | torch.device) -> int:
+    """Return how much a device works on at once, where the CPU works on n: on a GPU calls cost."""
+    return n if torch.device(device).type == "cpu" else _TIMES_ON_GPU * n
 
 
 def latent_draws(
@@ -327,6 +332,5 @@ def _chunks(module, v1, draws):
     prior = getattr(module, "prior", None)
     if hasattr(prior, "n_components"):  # it sees z from each of its components
         width = max(width, prior.n_components * prior.latent_features)
-    n_elements = MAX_ELEMENTS * (1 if v1.device.type == "cpu" else TIMES_ON_GPU)
-    size = max(1, n_elements // (len(v1) * width))
+    size = max(1, at_once(MAX_ELEMENTS, v1.device) // (len(v1) * width))
     return draws.to(v1)[:, None, :].split(size)
