@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight
 from skorch.helper import predefined_split
 
 from ._history import to_columns, to_records
@@ -27,13 +26,13 @@ from ._scaling import FARTHEST, Standardizer, grid_noise
 from ._sklearn_callbacks import CallbackSupportMixin, SklearnCallbacks
 from ._together import train_among_others
 from ._training_plan import TrainingPlanMixin
+from ._validation import SMALLEST
 from .batches import RowDataset, StackedRows
 from .nn import MAX_SCALE, NOISE_MODELS
 
 INITS = ("factor_analysis", "random")
 
 N_DESCRIBED = 10_000
-SMALLEST = float(np.finfo(np.float32).tiny)
 ACTIVE_KL = 0.01  # nats a row from which a latent component counts as used
 # Raised by each change of what a saved model holds.
 STATE_VERSION = 3
@@ -149,17 +148,20 @@ class BaseGaussianVAE(
 
     # Training
 
-    def _fit(self, X, target=None, weight=None, *labels):
+    def _fit(self, X, target=None, weight=None, *labels, groups=None):
         """Train on validated rows with positive weights of mean one.
 
-        Without a target the target is X itself. Labels are their indices and their weights.
+        Without a target the target is X itself. Labels are their indices and their weights. Rows
+        of one group are on one side of every split.
         """
-        continues = self.warm_start and self.__sklearn_is_fitted__()
+        continues = self._continues()
         n_init = 1 if continues else self.n_init
         n_members = len(self.modules_) if continues else self._count_members(len(X))
         seeds = self._draw_seeds(n_members * n_init)
         for i, seed in enumerate(seeds):  # starts that compete see the same rows
             seed["split"] = seeds[i - i % n_init]["split"]
+        self._net_params = dict(self.net_params or {})
+        self._keeps_optimizer = False
         if continues:
             self._check_continues(X, target)
             # Each holds out the rows that it has held out before.
@@ -170,7 +172,7 @@ class BaseGaussianVAE(
         rows = self._to_rows(X, target, weight, *labels)
         splits = []
         for seed in seeds[::n_init]:
-            parts = self._split(rows, seed["split"])
+            parts = self._split(rows, groups, seed["split"])
             splits.append([(self._balance(train), valid) for train, valid in parts])
             if len(splits) * len(parts) >= n_members:  # models of folds are members too
                 break
@@ -178,6 +180,9 @@ class BaseGaussianVAE(
         (train, valid), n_folds = splits[0][0], len(splits[0]) - 1
         n_valid = 0 if valid is None else len(valid)
         self._resolve_training(len(train), n_valid, n_folds)
+        unjudged = self.early_stopping and valid is None
+        if unjudged and self._needs_judge and self._training["max_epochs"]:
+            self._keep_start(len(train) if groups is None else len(np.unique(groups)))
         if continues:  # the prior has learned already
             self._training.pop("prior_delay", None)
         inits = ["continued"] if continues else self._choose_inits(0 if n_folds else n_valid)
@@ -197,14 +202,20 @@ class BaseGaussianVAE(
         self._train(train, valid, X, target, n_starts=n_starts, n_members=n_members)
         return self
 
+    def _continues(self):
+        return self.warm_start and self.__sklearn_is_fitted__()
+
     def _partial_fit(self, X, target=None, weight=None, *labels):
         """Train one pass over such rows, at a constant learning rate."""
         if self.__sklearn_is_fitted__():
+            self._check_net_params()
+            self._learn_units(X, target, weight)
             self._check_continues(X, target)
             rows = self._balance(self._to_rows(X, target, weight, *labels))
             self._resolve_training(len(rows), 0)
             self._update_net()
         else:
+            self._net_params = dict(self.net_params or {})
             seeds = self._draw_seeds(self._count_members(len(X)))
             self._set_up(X, target, weight, seeds[0])
             rows = self._balance(self._to_rows(X, target, weight, *labels))
@@ -215,6 +226,7 @@ class BaseGaussianVAE(
             self._choose_optimizer()
             self.net_ = self._make_net(modules).initialize()
         self.net_.schedule = None
+        self._keeps_optimizer = True  # the next pass goes on with its state
         n_members = len(self.modules_)
         self._train([rows] * n_members, [None] * n_members, X, target, epochs=1)
         return self
@@ -255,9 +267,10 @@ class BaseGaussianVAE(
             "noise": self.noise,
             "min_noise": self.min_noise_,
             "max_noise": max_noise,
-            **module_params(self.net_params),
+            **module_params(self._net_params),
         }
         self._structure = self._get_structure()
+        self._fixed = self._get_fixed()
         self._draws_seed = seeds["draws"]
         self._dtype = X.dtype.name
         self.device_ = resolve_device(self.device)
@@ -266,6 +279,31 @@ class BaseGaussianVAE(
         fit = Standardizer.fit if self.standardize else Standardizer.identity
         self._scaler = fit(X, weight)
         self._target_scaler = self._scaler if target is None else fit(target, weight)
+
+    def _learn_units(self, X, target, weight):
+        """Learn the units of columns that were constant so far."""
+        is_own = self._target_scaler is self._scaler
+        self._scaler, new = self._scaler.with_varying(X, weight)
+        if is_own:
+            self._target_scaler = self._scaler
+        else:
+            self._target_scaler, new = self._target_scaler.with_varying(target, weight)
+        for module in self.modules_ if new.any() else ():
+            module.decoder.reset_outputs_(torch.from_numpy(new))
+
+    def _check_net_params(self):
+        """Refuse what a pass would ignore."""
+        fitted = {"net_params": self._net_params, **self._fixed}
+        now = {"net_params": dict(self.net_params or {}), **self._get_fixed()}
+        for name, value in now.items():
+            if value != fitted[name]:
+                raise ValueError(
+                    f"{name}={value!r}, but the fitted model has {name}={fitted[name]!r}: "
+                    "partial_fit goes on with it. Use fit to change it."
+                )
+
+    def _get_fixed(self):
+        return {"weight_decay": self.weight_decay, "device": self.device}
 
     def _check_continues(self, X, target):
         for name, value in self._get_structure().items():
@@ -328,6 +366,9 @@ class BaseGaussianVAE(
                 self._run(train, epochs)
         finally:
             net.train_split, net.callbacks_ = None, callbacks  # a fitted model holds no data
+        interrupt = net.interrupt_
+        if interrupt is not None and epochs is not None:
+            raise interrupt  # a pass that was not finished is none
         kept, n_alike = list(range(len(net.stack_))), 1 + net.n_folds
         known = self.history_ if epochs is not None and n_before else []
         if epochs is None:  # a single pass does not change which module transforms
@@ -405,6 +446,9 @@ class BaseGaussianVAE(
                 net.stack_.tie()  # the failed fit stacked the modules anew
                 del net.history[n_epochs:]
             raise
+        interrupt, self.net_.interrupt_ = self.net_.interrupt_, None
+        if interrupt is not None:  # with the best epoch so far in the estimator
+            raise interrupt
 
     # State: arrays and numbers only
 
@@ -414,6 +458,8 @@ class BaseGaussianVAE(
         if net is not None:
             weights = net.stack_.stacked.state_dict().items()
             state["_weights"] = {name: w.cpu().numpy() for name, w in weights}
+            if getattr(self, "_keeps_optimizer", False):
+                state["_optimizer_state"] = _map_tensors(net.optimizer_.state_dict()["state"])
             # In training, when callbacks copy the estimator, some may have ended.
             for name in {"_train_seeds", "_split_seeds"} & set(state):
                 state[name] = [state[name][i] for i in net.in_stack_]
@@ -426,6 +472,7 @@ class BaseGaussianVAE(
     def __setstate__(self, state):
         state = dict(state)
         weights, version = state.pop("_weights", None), state.pop("_state_version", None)
+        moments = state.pop("_optimizer_state", None)
         if weights is not None and version not in READABLE_VERSIONS:
             raise ValueError(
                 f"This {type(self).__name__} was saved by another version of skgvae, in form "
@@ -437,31 +484,31 @@ class BaseGaussianVAE(
         super().__setstate__(state)
         if weights is None:
             return
-        self.device_ = resolve_device(self.device, fall_back=True)
+        device = "auto" if self._fixed["device"] == "auto" else self.device_
+        self.device_ = resolve_device(device, fall_back=True)
         modules = [self._make_module(torch.Generator()) for _ in self._train_seeds]
         self.net_ = self._make_net(modules).initialize()
         weights = {name: torch.from_numpy(w.copy()) for name, w in weights.items()}
         self.net_.stack_.stacked.load_state_dict(weights)
+        if moments is not None:
+            optimizer = self.net_.optimizer_.state_dict()
+            optimizer["state"] = _map_tensors(moments, to_tensors=True)
+            self.net_.optimizer_.load_state_dict(optimizer)
         for record in state.get("history_", ()):
             self.net_.history.new_epoch()
             for name, value in record.items():
                 self.net_.history.record(name, value)
 
 
-def drop_unweighted(sample_weight, X, *arrays):
-    """Return the weights, with mean one, and the rows of the arrays where they are positive."""
-    if sample_weight is None:
-        return None, X, *arrays
-    weight = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
-    weight = weight / (weight.max() or 1.0)  # so that the sum of huge ones stays finite
-    kept = weight > SMALLEST  # others are zero in float32
-    if kept.sum() < 2:
-        raise ValueError(
-            f"sample_weight is positive for {kept.sum()} rows, if what is zero in float32 beside "
-            "the largest does not count; 2 are needed."
-        )
-    weight = weight[kept]
-    return weight / weight.mean(), *(array[kept] for array in (X, *arrays))
+def _map_tensors(states, to_tensors=False):
+    """Return the states of an optimizer with arrays for its tensors, or tensors for arrays."""
+
+    def convert(value):
+        if to_tensors:
+            return torch.tensor(value) if isinstance(value, np.ndarray) else value
+        return value.cpu().numpy().copy() if torch.is_tensor(value) else value
+
+    return {i: {k: convert(v) for k, v in state.items()} for i, state in states.items()}
 
 
 def _choose_best(losses, n_starts):

@@ -12,12 +12,14 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
-from ._base import BaseGaussianVAE, drop_unweighted
+from ._base import BaseGaussianVAE
+from ._groups import merge_copies
 from ._inference import DTYPES
 from ._labels import choose_classes, distinct, find_labeled, weigh_labels
 from ._networks import ACTIVATIONS
 from ._random import torch_seed
 from ._sklearn_callbacks import with_callbacks
+from ._validation import check_groups, drop_unweighted, refuse_dates
 from .likelihood import class_log_prob
 from .nn import ClassifierHead, GaussianVAEClassifierModule
 from .objectives import JointLoss
@@ -231,6 +233,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
 
     _label_share = 1.0  # for models stored before it was kept; every call sets it
     _n_steps = 2000
+    _needs_judge = False  # the head's penalty keeps it from learning few labels by heart
     _orthogonal_from = np.inf  # Muon gains nothing here
     _n_rows_seen = 4_000_000
     _parameter_constraints: dict = {
@@ -309,7 +312,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, X_target=None, sample_weight=None):
+    def fit(self, X, y, *, X_target=None, groups=None, sample_weight=None):
         """Train the model.
 
         Parameters
@@ -321,6 +324,10 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         X_target : array-like of shape (n_samples, n_target_features) or (n_samples,), default=None
             Targets v2 of the auto-encoder, X itself by default. Rows that are NaN throughout
             train the classifier alone.
+        groups : array-like of shape (n_samples,), default=None
+            The object that each row was measured on. Rows of one object are held out together,
+            or not at all. Copies of a row need no groups: they count as one row with their
+            weights together.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows; rows of weight zero are left out.
 
@@ -328,13 +335,26 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         -------
         self : GaussianVAEClassifier
             The fitted estimator. When fitting fails, it stays as it was.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            When training is interrupted; the best epoch so far is in the estimator.
         """
         with self._all_or_nothing():
-            return self._fit(*self._validate_training(X, y, X_target, sample_weight))
+            *rows, weight, groups = self._validate_training(
+                X, y, X_target, sample_weight, groups, reset=not self._continues()
+            )
+            X, X_target, label = rows
+            weight, groups, kept = merge_copies(weight, groups, X, X_target, labels=label)
+            X, X_target, label = (part[kept] for part in rows)
+            labels = self._weigh_labels(label, weight)
+            self._n_labeled = int(np.sum(label >= 0))
+            return self._fit(X, X_target, weight, *labels, groups=groups)
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y, classes=None, X_target=None, sample_weight=None):
+    def partial_fit(self, X, y, classes=None, *, X_target=None, sample_weight=None):
         """Train one pass over the rows, at a constant learning rate, without held-out rows.
 
         The first call learns scaling, classes and start; later calls keep them, and refuse
@@ -372,8 +392,12 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
                 raise ValueError(
                     "class_weight='balanced' needs all rows at once: for partial_fit give a dict."
                 )
-            rows = self._validate_training(X, y, X_target, sample_weight, reset, classes)
-            return self._partial_fit(*rows)
+            X, X_target, label, weight, _ = self._validate_training(
+                X, y, X_target, sample_weight, classes=classes, reset=reset, n_needed=1 + reset
+            )
+            labels = self._weigh_labels(label, weight)
+            self._n_labeled = int(np.sum(label >= 0)) + (0 if reset else self._n_labeled)
+            return self._partial_fit(X, X_target, weight, *labels)
 
     def predict(self, X):
         """Return the most probable class of each row.
@@ -489,31 +513,42 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         weight = None if sample_weight is None else np.asarray(sample_weight)[known]
         return accuracy_score(y[known], predicted[known], sample_weight=weight)
 
-    def _validate_training(self, X, y, X_target, sample_weight, reset=True, classes=None):
-        """Return X, target, weight, label indices and their weights."""
+    def _validate_training(
+        self, X, y, X_target, sample_weight, groups=None, *, classes=None, reset, n_needed=2
+    ):
+        """Return X, target, class indices (-1: no label), weights and groups of the rows."""
         if self.unlabeled != self.unlabeled:
             raise ValueError("unlabeled=nan equals nothing: mark missing labels by another value.")
-        X, y = validate_data(self, X, y, dtype=DTYPES, reset=reset, ensure_min_samples=2)
+        refuse_dates(X)
+        X, y = validate_data(self, X, y, dtype=DTYPES, reset=reset, ensure_min_samples=n_needed)
         is_labeled = find_labeled(y, self.unlabeled)
         classes = choose_classes(y[is_labeled], classes, self.unlabeled)
-        self._has_own_target = X_target is not None
-        X_target = self._validate_target(X, X_target, reset)
-        weight, X, y, X_target, is_labeled = drop_unweighted(
-            sample_weight, X, y, X_target, is_labeled
-        )
-        label = np.zeros(len(y), np.int64)
+        label = np.full(len(y), -1)
         label[is_labeled] = np.searchsorted(classes, y[is_labeled])
-        row_weight = np.ones(len(X)) if weight is None else weight / weight.mean()
-        label_weight = weigh_labels(label, row_weight * is_labeled, classes, self.class_weight)
-        label_weight = np.where(is_labeled, label_weight, -row_weight)  # as RowDataset has it
-        self._label_share = float(row_weight[is_labeled].sum() / row_weight.sum())
-        self._n_labeled = int(is_labeled.sum()) + (0 if reset else self._n_labeled)
+        self._has_own_target = X_target is not None
+        X_target = self._validate_target(X, X_target)
+        weight, X, X_target, label, groups = drop_unweighted(
+            sample_weight, X, X_target, label, check_groups(groups, X), n_needed=n_needed
+        )
+        n_known = int(np.isfinite(X_target[:, 0]).sum())
+        if n_known < n_needed:
+            raise ValueError(f"X_target is known for {n_known} rows; {n_needed} are needed.")
         self.classes_ = classes
-        return X, X_target, weight, label, label_weight.astype(np.float32)
+        return X, X_target, label, weight, groups
 
-    def _validate_target(self, X, X_target, reset):
+    def _weigh_labels(self, label, weight):
+        """Return class indices and the weights of the labels, as RowDataset has them."""
+        is_labeled = label >= 0
+        label = np.where(is_labeled, label, 0)
+        weight = np.ones(len(label)) if weight is None else weight / weight.mean()
+        own = weigh_labels(label, weight * is_labeled, self.classes_, self.class_weight)
+        self._label_share = float(weight[is_labeled].sum() / weight.sum())
+        return label, np.where(is_labeled, own, -weight).astype(np.float32)
+
+    def _validate_target(self, X, X_target):
         if X_target is None:
             return X
+        refuse_dates(X_target, "X_target")
         if np.ndim(X_target) == 1:
             X_target = np.asarray(X_target).reshape(-1, 1)
         X_target = check_array(
@@ -527,8 +562,6 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
                 f"{partly.sum()} rows of X_target are partly NaN or infinite: give a row in full, "
                 "or as NaN throughout where it is not known."
             )
-        if reset and known.sum() < 2:
-            raise ValueError(f"X_target is known for {known.sum()} rows; 2 are needed.")
         return X_target
 
     def _count_members(self, n_rows):
@@ -562,16 +595,16 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             weight = weight / weight.mean() if weight.any() else weight
         return super()._to_rows(X, target, weight, *labels)
 
-    def _choose_held_out(self, rows, rng):
+    def _choose_held_out(self, rows, first, rng):
         # The same share of every class, rounded down. Few labels are needed for training, and
         # could not tell epochs apart.
-        order = rng.permutation(len(rows))
-        group = np.where(rows.label_weight > 0, rows.label, -1)[order]
-        held_out = np.zeros(len(rows), bool)
-        for value in np.unique(group):
-            members = np.flatnonzero(group == value)
+        order = rng.permutation(len(first))
+        label = np.where(rows.label_weight > 0, rows.label, -1)[first[order]]
+        held_out = np.zeros(len(order), bool)
+        for value in np.unique(label):
+            members = np.flatnonzero(label == value)
             held_out[members[: int(self.validation_fraction * len(members))]] = True
-        if np.sum(held_out & (group >= 0)) < MIN_VALIDATION_LABELS:
+        if np.sum(held_out & (label >= 0)) < MIN_VALIDATION_LABELS:
             return order, 0
         return np.r_[order[held_out], order[~held_out]], int(held_out.sum())
 

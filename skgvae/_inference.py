@@ -10,6 +10,7 @@ from sklearn.utils import check_scalar, gen_batches
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._random import draw_seeds
+from ._validation import refuse_dates
 from .likelihood import MAX_ELEMENTS, at_once, decoded_moments, latent_draws
 
 DTYPES = [np.float64, np.float32]
@@ -27,6 +28,7 @@ class InferenceMixin:
     _n_decoders = None  # how many modules say what is decoded from a row; None: all
 
     def _validate_rows(self, X, **kwargs):
+        refuse_dates(X)
         return validate_data(self, X, dtype=DTYPES, **{"reset": False, **kwargs})
 
     def _by_rows(self, function, *arrays, scalers=None, inverses=None, size=1, n_modules=None):

@@ -31,11 +31,11 @@ class NetworkMixin:
         if isinstance(spec["activation"], str):
             spec["activation"] = ACTIVATIONS[spec["activation"]]
         for bound in ("min_noise", "max_noise"):
-            spec[bound] = torch.as_tensor(spec[bound])
+            spec[bound] = torch.tensor(spec[bound])  # a copy: of a memory map torch would warn
         for name, value in spec.items():
             if isinstance(value, nn.Module):  # such as a prior: each module has its own
                 spec[name] = copy.deepcopy(value)
-        module_class = (self.net_params or {}).get("module", GaussianVAEModule)
+        module_class = self._net_params.get("module", GaussianVAEModule)
         # float32 also where torch's default dtype is another.
         return module_class(**spec, generator=generator).float()
 
@@ -62,11 +62,11 @@ class NetworkMixin:
             "seed": self._train_seeds,
             "verbose": int(self.verbose),
         }
-        custom = dict(self.net_params or {})
+        custom = dict(self._net_params)
         if "optimizer" not in custom:
             own = {
                 "orthogonal": getattr(self, "_is_orthogonal", False),  # not of earlier versions
-                "weight_decay": float(self.weight_decay),
+                "weight_decay": float(self._fixed["weight_decay"]),
             }
             params["optimizer"] = Muon
             params["optimizer__fused"] = True
@@ -82,10 +82,10 @@ class NetworkMixin:
         prefix = "criterion__"
         for name, value in {**self._training, **self._bound_params()}.items():
             known = name.removeprefix(prefix) in vars(net.criterion_)
-            if name.startswith(prefix) and known and name not in (self.net_params or {}):
+            if name.startswith(prefix) and known and name not in self._net_params:
                 setattr(net.criterion_, name.removeprefix(prefix), value)
         net.batch_size = self._training["batch_size"]
-        if "lr" not in (self.net_params or {}):
+        if "lr" not in self._net_params:
             for group in net.optimizer_.param_groups:
                 group["initial_lr"] = self._training["lr"]
 
@@ -125,7 +125,7 @@ def hidden_features(sizes):
 def module_params(net_params):
     """Return what the user's parameters of the net give to the module."""
     prefix = "module__"
-    params = {k: v for k, v in (net_params or {}).items() if k.startswith(prefix)}
+    params = {k: v for k, v in net_params.items() if k.startswith(prefix)}
     params = {k.removeprefix(prefix): v for k, v in params.items()}
     fixed = {"in_features", "latent_features", "out_features", "n_prior_components"} & set(params)
     if fixed:

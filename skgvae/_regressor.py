@@ -8,9 +8,11 @@ from sklearn.base import RegressorMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._base import BaseGaussianVAE, drop_unweighted
+from ._base import BaseGaussianVAE
+from ._groups import merge_copies
 from ._inference import DTYPES
 from ._sklearn_callbacks import with_callbacks
+from ._validation import check_groups, drop_unweighted, refuse_dates
 from .likelihood import (
     decoded_components,
     decoded_covariance,
@@ -59,8 +61,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         in FactorAnalysis; one number, as in probabilistic PCA.
     min_noise : float or "auto", default="auto"
         Floor of the decoder's standard deviation, in standardised units.
-        "auto" is 0.01, but h / √12 for a column of few distinct values (less than 5 % of
-        more than 50 rows) with spacing h, on which a density could else grow by spikes.
+        "auto" is 0.01, and up to h / √12 for a column with spacing h whose values repeat, on
+        which a density could otherwise grow by spikes.
     init : {"random"}, default="random"
         Start of training.
     n_train_draws : int, default=8
@@ -257,7 +259,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, *, groups=None, sample_weight=None):
         """Train the model.
 
         Parameters
@@ -266,6 +268,10 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             Training rows, at least two.
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
             Targets.
+        groups : array-like of shape (n_samples,), default=None
+            The object that each row was measured on. Rows of one object are held out together,
+            or not at all. Copies of a row need no groups: they count as one row with their
+            weights together.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows; rows of weight zero are left out.
 
@@ -273,19 +279,26 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         -------
         self : GaussianVAERegressor
             The fitted estimator. When fitting fails, it stays as it was.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            When training is interrupted; the best epoch so far is in the estimator.
         """
         with self._all_or_nothing():
-            X, y = self._validate_pairs(X, y, reset=True)
-            weight, X, y = drop_unweighted(sample_weight, X, y)
-            return self._fit(X, y, weight)
+            X, y = self._validate_pairs(X, y, reset=not self._continues())
+            weight, X, y, groups = drop_unweighted(sample_weight, X, y, check_groups(groups, X))
+            weight, groups, kept = merge_copies(weight, groups, X, y)
+            return self._fit(X[kept], y[kept], weight, groups=groups)
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y, sample_weight=None):
+    def partial_fit(self, X, y, *, sample_weight=None):
         """Train one pass over the rows, at a constant learning rate, without held-out rows.
 
-        The first call learns scaling and start from its rows; later calls keep the scaling,
-        and refuse values more than 1e8 of its standard deviations away.
+        The first call learns scaling and start from its rows. Later calls keep the scaling, but
+        for columns that vary for the first time, and refuse values more than 1e8 of its standard
+        deviations away.
         The rate is ``lr``, the peak of that in ``fit``: to refine a fitted model, lower it.
 
         Parameters
@@ -305,7 +318,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         with self._all_or_nothing():
             reset = not self.__sklearn_is_fitted__()
             X, y = self._validate_pairs(X, y, reset=reset)
-            weight, X, y = drop_unweighted(sample_weight, X, y)
+            n_needed = 2 if reset else 1
+            weight, X, y = drop_unweighted(sample_weight, X, y, n_needed=n_needed)
             return self._partial_fit(X, y, weight)
 
     def decode(self, Z, return_std=False):
@@ -487,6 +501,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         return y[..., 0] if self._is_single else y
 
     def _validate_pairs(self, X, y, reset):
+        refuse_dates(X)
+        refuse_dates(y, "y")
         X, y = validate_data(
             self,
             X,

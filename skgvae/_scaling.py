@@ -11,6 +11,8 @@ _LARGEST = 1e15
 FARTHEST = 1e8
 # Less would make the column that has nothing to tell the hardest to fit.
 _CONSTANT_NOISE = 0.01
+# Values that differ by less, as a share of their column's range, differ by rounding alone.
+_SAME = 1e-9
 
 
 class Standardizer:
@@ -25,12 +27,15 @@ class Standardizer:
         ``standardised = (X - offset) / scale``.
     limits : tuple of two ndarrays of shape (n_features,), optional
         Standardised values outside are moved there.
+    is_constant : ndarray of bool, of shape (n_features,), optional
+        Columns that were constant in the rows from which this was learned.
     """
 
-    def __init__(self, offset, scale, limits=None):
+    def __init__(self, offset, scale, limits=None, is_constant=None):
         self.offset = offset  # both float64, and so is what comes back in the user's units
         self.scale = scale
         self.limits = limits
+        self.is_constant = np.zeros(len(offset), bool) if is_constant is None else is_constant
 
     @classmethod
     def fit(cls, X, weight=None):
@@ -48,7 +53,7 @@ class Standardizer:
             about = _moments(columns, weight, origin)
             offset[taken] = origin + about.mean_
             scale[taken] = np.maximum(1, np.sqrt(about.var_))
-        return cls(offset, scale)
+        return cls(offset, scale, is_constant=taken)
 
     @classmethod
     def identity(cls, X, weight=None):
@@ -61,6 +66,25 @@ class Standardizer:
             )
         return cls(np.zeros(X.shape[1]), np.ones(X.shape[1]))
 
+    def with_varying(self, X, weight=None):
+        """Return this scaling with units for columns that vary for the first time in X.
+
+        Also a mask of these columns.
+        """
+        new = self.is_constant & (np.nanmin(X, 0) < np.nanmax(X, 0))
+        if not new.any():
+            return self, new
+        learned = Standardizer.fit(X[:, new], weight)
+        updated = Standardizer(self.offset.copy(), self.scale.copy(), self.limits)
+        updated.offset[new], updated.scale[new] = learned.offset, learned.scale
+        updated.is_constant = self.is_constant.copy()
+        updated.is_constant[new] = learned.is_constant  # constant but for rounding
+        if self.limits is not None:  # which were those of the constant
+            low, high = (limit.copy() for limit in self.limits)
+            low[new], high[new] = np.inf, -np.inf
+            updated.limits = low, high
+        return updated, new
+
     def limited_to(self, X):
         """Return this scaling with limits: the range of X, widened by itself on either side.
 
@@ -71,7 +95,7 @@ class Standardizer:
         low, high = low - (high - low), high + (high - low)
         if self.limits is not None:
             low, high = np.minimum(low, self.limits[0]), np.maximum(high, self.limits[1])
-        return Standardizer(self.offset, self.scale, (low, high))
+        return Standardizer(self.offset, self.scale, (low, high), self.is_constant)
 
     def farthest(self, X):
         """Return the largest magnitude of the standardised values, without limits."""
@@ -126,10 +150,11 @@ def grid_noise(X, scale, floor):
     """Return a noise floor for each column that respects the grid of its values.
 
     A density can grow without limit on a column of few distinct values, by spikes on them.
-    A value rounded to a grid of spacing h carries noise of standard deviation h / √12: where
-    less than 5 % of more than 50 values are distinct, that is the floor, with the most
-    frequent gap as h, and at most the column's own standard deviation. That of a constant
-    column is at least 0.01.
+    A value rounded to a grid of spacing h carries noise of standard deviation h / √12. That is
+    the floor, with the most frequent gap between values as h, and at most the column's own
+    standard deviation, where each value stands in two rows or more on average; from there it
+    falls linearly to nothing where all values differ. The floor of a constant column is at
+    least 0.01.
 
     Parameters
     ----------
@@ -146,14 +171,30 @@ def grid_noise(X, scale, floor):
         Floors in that unit.
     """
     X = X[:: max(1, len(X) // 20_000)]  # a sample tells the grid
-    is_constant = X.min(0) == X.max(0)
-    noise = np.where(is_constant, max(floor, _CONSTANT_NOISE), floor)
-    if len(X) <= 50:
-        return noise
+    noise = np.full(X.shape[1], floor)
     for j, column in enumerate(X.T):
-        values = np.unique(column)
-        if 1 < len(values) < 0.05 * len(X):
-            gaps, counts = np.unique(np.diff(values), return_counts=True)
-            spacing = gaps[np.argmax(counts)]
-            noise[j] = max(floor, min(spacing / np.sqrt(12), column.std()) / scale[j])
+        values, spacing = distinct_values(column)
+        if len(values) == 1:
+            noise[j] = max(floor, _CONSTANT_NOISE)
+            continue
+        repetition = min(len(column) / len(values) - 1, 1)
+        spikes = min(spacing / np.sqrt(12), column.std()) / scale[j]
+        noise[j] = max(floor, repetition * spikes)
     return noise
+
+
+def distinct_values(column):
+    """Return the values of a column, sorted, and the most frequent gap between them.
+
+    Values that differ by less than 1e-9 of the column's range are one.
+    """
+    values = np.unique(column.astype(np.float64))
+    resolution = _SAME * (values[-1] - values[0])
+    values = values[np.r_[True, np.diff(values) > resolution]]
+    if len(values) == 1:
+        return values, 0.0
+    gaps = np.diff(values)
+    _, first, counts = np.unique(
+        np.round(gaps / resolution), return_index=True, return_counts=True
+    )
+    return values, gaps[first[np.argmax(counts)]]

@@ -234,6 +234,8 @@ def _train_as_one(trainings):
     ):
         common.requires_grad_(own.requires_grad)
     net.partial_fit(StackedRows([rows for training in trainings for rows in training.train]))
+    if net.interrupt_ is not None:  # it ends the whole search
+        raise net.interrupt_
     start = 0
     for training in trainings:
         part = slice(start, start + len(training.net.stack_))

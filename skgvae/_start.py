@@ -1,13 +1,11 @@
 """Where training starts: classical models of the training rows."""
 
-import warnings
-
 import numpy as np
 from sklearn.decomposition import FactorAnalysis
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from sklearn.utils import gen_batches
-from threadpoolctl import threadpool_limits
+
+from ._threads import quiet_classical_fit
 
 MAX_ROWS = 200_000  # of more, every second or third is enough; they are copied
 MAX_MIXTURE_ROWS = 5_000
@@ -52,16 +50,15 @@ def factor_analysis(X, n_factors, weight=None, isotropic=False):
     noise_variance : ndarray of shape (n_features,)
     mean : ndarray of shape (n_features,)
     """
-    mean, covariance = _mean_and_covariance(X, weight)
-    eigenvalues, eigenvectors = np.linalg.eigh(covariance)
-    eigenvalues, eigenvectors = eigenvalues[::-1], eigenvectors[:, ::-1]
+    mean, eigenvalues, eigenvectors = _principal_axes(X, weight)
     rank = int(np.sum(eigenvalues > 1e-10 * max(eigenvalues[0], 1e-10)))
     if rank == 0:  # nothing varies
         return np.zeros((len(mean), 1)), np.zeros(len(mean)), mean
     n_factors = min(n_factors, max(1, rank - 1))
     if isotropic:
         eigenvalues = np.maximum(eigenvalues, 0) * len(X) / (len(X) - 1)
-        noise = eigenvalues[n_factors:].mean() if n_factors < len(mean) else 0.0
+        n_others = len(mean) - n_factors
+        noise = eigenvalues[n_factors:].sum() / n_others if n_others else 0.0
         loadings = eigenvectors[:, :n_factors] * np.sqrt(eigenvalues[:n_factors] - noise)
         return loadings, np.full_like(mean, noise), mean
 
@@ -71,8 +68,23 @@ def factor_analysis(X, n_factors, weight=None, isotropic=False):
     tol = max(1e-2 / len(X), 1e-6) * len(rows)
     svd_method = "lapack" if rank < 200 else "randomized"
     model = FactorAnalysis(n_factors, tol=tol, max_iter=300, svd_method=svd_method)
-    _fit_quietly(model, rows)
+    with quiet_classical_fit():
+        model.fit(rows)
     return model.components_.T, model.noise_variance_, mean
+
+
+def _principal_axes(X, weight):
+    # Mean, and eigenvalues and eigenvectors of the covariance, largest first: all of them, or
+    # of fewer rows than columns those that are not zero, without a matrix of columns × columns.
+    if len(X) > X.shape[1]:
+        mean, covariance = _mean_and_covariance(X, weight)
+        eigenvalues, eigenvectors = np.linalg.eigh(covariance)
+        return mean, eigenvalues[::-1], eigenvectors[:, ::-1]
+    weight = np.ones(len(X)) if weight is None else weight.astype(np.float64)
+    share = weight / weight.sum()
+    mean = share @ X.astype(np.float64)
+    _, root, axes = np.linalg.svd(np.sqrt(share)[:, None] * (X - mean), full_matrices=False)
+    return mean, root**2, axes.T
 
 
 def _mean_and_covariance(X, weight):
@@ -115,17 +127,19 @@ def gaussian_mixture(X, floor, n_components=None, weight=None, seed=0):
     means : ndarray of shape (n_components, n_features)
     covariances : ndarray of shape (n_components, n_features, n_features)
     """
+    n_rows = _effective_number(weight, len(X))
     X = _sample(X, weight).astype(np.float64)
+    n_rows = min(n_rows, len(X))
     if n_components is None:
-        n_rows = max(MIN_ROWS_PER_COMPONENT, MIN_ROWS_PER_COLUMN * X.shape[1])
-        numbers = [n for n in NUMBERS_OF_COMPONENTS if n == 1 or n * n_rows <= len(X)]
+        n_needed = max(MIN_ROWS_PER_COMPONENT, MIN_ROWS_PER_COLUMN * X.shape[1])
+        numbers = [n for n in NUMBERS_OF_COMPONENTS if n == 1 or n * n_needed <= n_rows]
     else:
         numbers = [min(n_components, len(X))]
     fits = []
     for covariance_type in ("full", "tied", "diag"):
         best, n_worse = np.inf, 0
         for n in numbers:
-            fits.append(_fit_mixture(X, n, covariance_type, floor, seed))
+            fits.append(_fit_mixture(X, n, covariance_type, floor, seed, n_rows))
             n_worse = n_worse + 1 if fits[-1][0] >= best else 0
             best = min(best, fits[-1][0])
             if n_worse == MAX_WORSE:
@@ -230,16 +244,17 @@ def _enlarged(covariances, noise_variance):
     return (vectors * values[:, None, :]) @ vectors.transpose(0, 2, 1)
 
 
-def _fit_mixture(X, n_components, covariance_type, floor, seed):
-    # Its BIC, weights, means and covariances, with the floor in them.
+def _fit_mixture(X, n_components, covariance_type, floor, seed, n_rows):
+    # Its BIC for so many independent rows, weights, means and covariances, with the floor.
     model = GaussianMixture(
         n_components,
         covariance_type=covariance_type,
         reg_covar=1e-6 * max(X.var(0).max(), 1e-6),  # scikit-learn's is for columns of variance 1
         random_state=seed,
     )
-    _fit_quietly(model, X)
-    (n, d), c = X.shape, n_components
+    with quiet_classical_fit():
+        model.fit(X)
+    d, c = X.shape[1], n_components
     n_parameters = {"full": c * d * (d + 1) / 2, "tied": d * (d + 1) / 2, "diag": c * d}
     if covariance_type == "full":
         covariances = model.covariances_
@@ -250,16 +265,13 @@ def _fit_mixture(X, n_components, covariance_type, floor, seed):
     covariances = _enlarged(covariances, floor)
     model.set_params(covariance_type="full")
     model.precisions_cholesky_ = np.linalg.inv(np.linalg.cholesky(covariances)).transpose(0, 2, 1)
-    penalty = np.log(n) * (n_parameters[covariance_type] + c * d + c - 1)
-    return penalty - 2 * n * model.score(X), model.weights_, model.means_, covariances
+    penalty = np.log(n_rows) * (n_parameters[covariance_type] + c * d + c - 1)
+    return penalty - 2 * n_rows * model.score(X), model.weights_, model.means_, covariances
 
 
-# Many products on which threads wait for each other longer than they share the work.
-@threadpool_limits.wrap(limits=1, user_api="blas")
-def _fit_quietly(model, X):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(X)
+def _effective_number(weight, n):
+    # Of independent rows (Kish 1965): one row of weight ten says less than ten rows.
+    return n if weight is None else weight.sum() ** 2 / np.square(weight).sum()
 
 
 def _sample(X, weight):

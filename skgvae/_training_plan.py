@@ -1,5 +1,7 @@
 """Which rows train and which judge, for how long, and in what batches: what "auto" means."""
 
+import warnings
+
 import numpy as np
 import torch
 from sklearn.model_selection import KFold
@@ -7,6 +9,7 @@ from sklearn.model_selection import KFold
 MIN_EPOCHS, MANY_EPOCHS = 10, 100
 VALIDATION_FRACTION = 0.1
 MIN_VALIDATION_ROWS = 3
+FEW_ROWS = 10  # of fewer none are held out, unless validation_fraction says so
 N_FOLDS = 5
 
 
@@ -14,6 +17,8 @@ class TrainingPlanMixin:
     """The plan of a training; needs the parameters of the estimators."""
 
     _learning_rate = 5e-3
+    _needs_judge = True  # whether training without held-out rows does harm
+    _starts_as_model = False  # whether the start is of use by itself
     _n_steps = 1000
     _n_rows_seen = 2_000_000
     _n_valid_points = 4096  # draws of all validation rows together
@@ -23,33 +28,41 @@ class TrainingPlanMixin:
     # much as the gradient, and gain nothing.
     _orthogonal_from = 128
 
-    def _split(self, rows, seed):
+    def _split(self, rows, groups, seed):
         """Return training rows and, for early stopping, validation rows: of one model, or more.
 
         Of several the first trains on all rows, and the others, in cross-validation, find the
-        epoch at which it is best; its own validation rows are not looked at.
+        epoch at which it is best; its own validation rows are not looked at. Rows of one group
+        stay together.
         """
         if not self.early_stopping or self.max_epochs == 0:
             return [(rows, None)]
-        order, n_valid = self._choose_held_out(rows, np.random.RandomState(seed))
-        if self._cross_validates(len(rows), n_valid):
-            parts = [
-                tuple(rows.subset(torch.from_numpy(order[part])) for part in fold)
-                for fold in KFold(N_FOLDS).split(order)
-            ]
+        groups = np.arange(len(rows)) if groups is None else groups
+        first = np.unique(groups, return_index=True)[1]
+        order, n_held_out = self._choose_held_out(rows, first, np.random.RandomState(seed))
+
+        def subset(chosen):
+            place = np.full(len(first), -1)
+            place[chosen] = np.arange(len(chosen))
+            place = place[groups]
+            order = np.argsort(place, kind="stable")
+            return rows.subset(torch.from_numpy(order[np.sum(place < 0) :]))
+
+        if self._cross_validates(len(order), n_held_out):
+            folds = KFold(N_FOLDS).split(order)
+            parts = [tuple(subset(order[part]) for part in fold) for fold in folds]
             return [(rows, parts[0][1]), *parts]
-        if n_valid < MIN_VALIDATION_ROWS:
+        if n_held_out < MIN_VALIDATION_ROWS:
             return [(rows, None)]
-        n_train = len(rows) - n_valid
+        n_train = len(order) - n_held_out
         if n_train < 2:
             raise ValueError(
                 f"validation_fraction={self.validation_fraction!r} leaves {n_train} of "
-                f"{len(rows)} rows for training; 2 are needed."
+                f"{len(order)} rows or groups for training; 2 are needed."
             )
-        order = torch.from_numpy(order)
-        return [(rows.subset(order[n_valid:]), rows.subset(order[:n_valid]))]
+        return [(subset(order[n_held_out:]), subset(order[:n_held_out]))]
 
-    def _cross_validates(self, n_rows, n_valid):
+    def _cross_validates(self, n_units, n_held_out):
         """Return whether the epoch is chosen by cross-validation, not by so many held-out rows."""
         return False
 
@@ -57,11 +70,27 @@ class TrainingPlanMixin:
         """Return the rows that an epoch passes over."""
         return train
 
-    def _choose_held_out(self, rows, rng):
-        """Return the rows in random order, and how many of the first are held out."""
-        fraction = self.validation_fraction
+    def _choose_held_out(self, rows, first, rng):
+        """Return the groups in random order, and how many of the first are held out.
+
+        ``first`` has the first row of each group.
+        """
+        fraction, n = self.validation_fraction, len(first)
         fraction = VALIDATION_FRACTION if fraction == "auto" else fraction
-        return rng.permutation(len(rows)), int(np.ceil(fraction * len(rows)))
+        n_held_out = int(np.ceil(fraction * n))
+        if n >= FEW_ROWS and not self._starts_as_model:
+            n_held_out = max(n_held_out, MIN_VALIDATION_ROWS)
+        return rng.permutation(n), n_held_out
+
+    def _keep_start(self, n):
+        """Train no epoch, with a warning: no rows can tell whether training does good."""
+        self._training["max_epochs"] = 0
+        warnings.warn(
+            f"{n} rows or groups are too few to judge training by some of them: the model stays "
+            f"at its start. Give more of them; early_stopping=False trains without a judge.",
+            UserWarning,
+            stacklevel=4,
+        )
 
     def _resolve_training(self, n_rows, n_valid, n_folds=0):
         """Choose what is "auto" from the number of rows."""

@@ -8,14 +8,16 @@ import torch
 from sklearn.base import _fit_context
 from sklearn.utils import check_scalar
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from ._base import INITS, N_DESCRIBED, BaseGaussianVAE, drop_unweighted
+from ._base import INITS, N_DESCRIBED, BaseGaussianVAE
+from ._groups import merge_copies
 from ._random import draw_seeds
 from ._sklearn_callbacks import with_callbacks
 from ._start import MAX_ROWS, factor_analysis, mixture_of_columns, mixture_of_factors
 from ._together import compute_once
 from ._training_plan import N_FOLDS
+from ._validation import check_groups, drop_unweighted
 from .likelihood import lower_bound, marginal_log_prob
 from .objectives import elbo, importance_weighted_bound
 
@@ -67,9 +69,8 @@ class GaussianVAE(BaseGaussianVAE):
     min_noise : float or "auto", default="auto"
         Floor of the decoder's standard deviation, in standardised units. It bounds the
         density [2]_: none exceeds :math:`-\sum_j \log(\sqrt{2 \pi} \, \sigma_{\min, j})`.
-        "auto" is 0.003 (0.01 for a constant column), but h / √12 for a column of few distinct
-        values (less than 5 % of more than 50 rows) with spacing h, on which a density could
-        else grow by spikes.
+        "auto" is 0.003 (0.01 for a constant column), and up to h / √12 for a column with
+        spacing h whose values repeat, on which a density could otherwise grow by spikes.
     init : {"auto", "factor_analysis", "mixture", "random"}, default="auto"
         Start of training; "auto" is "mixture" for a mixture prior and "factor_analysis" for
         the standard one, and where ``max_epochs`` and ``patience`` are "auto" a "random"
@@ -219,6 +220,7 @@ class GaussianVAE(BaseGaussianVAE):
     """
 
     _learning_rate = 0.01
+    _starts_as_model = True
     _n_decoders = 1  # that whose latent space is shown
     _min_noise = 0.003  # what columns leave of each other's variance may be little
     _n_valid_points = 1024
@@ -291,9 +293,14 @@ class GaussianVAE(BaseGaussianVAE):
         self.verbose = verbose
         self.net_params = net_params
 
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.estimator_type = "density_estimator"
+        return tags
+
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X, y=None, *, groups=None, sample_weight=None):
         """Train the model.
 
         Parameters
@@ -302,6 +309,10 @@ class GaussianVAE(BaseGaussianVAE):
             Training rows, at least two.
         y : Ignored
             Not used, present for API consistency.
+        groups : array-like of shape (n_samples,), default=None
+            The object that each row was measured on. Rows of one object are held out together,
+            or not at all. Copies of a row need no groups: they count as one row with their
+            weights together.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows; rows of weight zero are left out.
 
@@ -309,19 +320,26 @@ class GaussianVAE(BaseGaussianVAE):
         -------
         self : GaussianVAE
             The fitted estimator. When fitting fails, it stays as it was.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            When training is interrupted; the best epoch so far is in the estimator.
         """
         with self._all_or_nothing():
-            X = self._validate_rows(X, reset=True, ensure_min_samples=2)
-            weight, X = drop_unweighted(sample_weight, X)
-            return self._fit(X, weight=weight)
+            X = self._validate_rows(X, reset=not self._continues(), ensure_min_samples=2)
+            weight, X, groups = drop_unweighted(sample_weight, X, check_groups(groups, X))
+            weight, groups, kept = merge_copies(weight, groups, X)
+            return self._fit(X[kept], weight=weight, groups=groups)
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None, sample_weight=None):
+    def partial_fit(self, X, y=None, *, sample_weight=None):
         """Train one pass over X, at a constant learning rate and without held-out rows.
 
-        The first call learns scaling and start from its rows; later calls keep the scaling,
-        and refuse values more than 1e8 of its standard deviations away.
+        The first call learns scaling and start from its rows. Later calls keep the scaling, but
+        for columns that vary for the first time, and refuse values more than 1e8 of its standard
+        deviations away.
         After ``fit`` it goes on with the fitted model. The rate is ``lr``, the peak of that in
         ``fit``: to refine a fitted model, lower it.
 
@@ -341,16 +359,17 @@ class GaussianVAE(BaseGaussianVAE):
         """
         with self._all_or_nothing():
             reset = not self.__sklearn_is_fitted__()
-            X = self._validate_rows(X, reset=reset, ensure_min_samples=2)
-            weight, X = drop_unweighted(sample_weight, X)
+            n_needed = 2 if reset else 1
+            X = self._validate_rows(X, reset=reset, ensure_min_samples=n_needed)
+            weight, X = drop_unweighted(sample_weight, X, n_needed=n_needed)
             return self._partial_fit(X, weight=weight)
 
-    def inverse_transform(self, Z):
-        """Return the decoder's mean, in the units of X.
+    def inverse_transform(self, X):
+        """Return the decoder's mean, in the units of the rows.
 
         Parameters
         ----------
-        Z : array-like of shape (n_samples, n_components)
+        X : array-like of shape (n_samples, n_components)
             Points of the latent space.
 
         Returns
@@ -358,7 +377,7 @@ class GaussianVAE(BaseGaussianVAE):
         ndarray of shape (n_samples, n_features)
             μ(z).
         """
-        return self.decode(Z)
+        return self.decode(X)
 
     def reconstruct(self, X, return_std=False):
         """Return mean and standard deviation of p(x' | x) = E[p(x' | z)] over z ~ q(z | x).
@@ -404,10 +423,10 @@ class GaussianVAE(BaseGaussianVAE):
         check_is_fitted(self)
         loc_range = getattr(self, "_loc_range", None)  # not of earlier versions, nor in training
         if loc_range is not None:
-            loc_range = tuple(map(torch.from_numpy, loc_range))
+            loc_range = tuple(map(torch.tensor, loc_range))
         return self._log_density(partial(marginal_log_prob, loc_range=loc_range), X)
 
-    def score(self, X, y=None):
+    def score(self, X, y=None, sample_weight=None):
         """Return the mean of :meth:`score_samples`.
 
         Parameters
@@ -416,13 +435,18 @@ class GaussianVAE(BaseGaussianVAE):
             Rows.
         y : Ignored
             Not used, present for API consistency.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
 
         Returns
         -------
         float
             Nats a row, comparable with ``score`` of PCA, FactorAnalysis and GaussianMixture.
         """
-        return float(np.mean(self.score_samples(X)))
+        log_prob = self.score_samples(X)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X)
+        return float(np.average(log_prob, weights=sample_weight))
 
     def elbo(self, X):
         """Return the evidence lower bound of log p(x) for each row, with KL weight one.
@@ -496,13 +520,13 @@ class GaussianVAE(BaseGaussianVAE):
         alone = self.net_params or self.max_epochs == 0 or n_rows > MAX_ROWS_OF_SEVERAL
         return 1 if alone else N_ESTIMATORS
 
-    def _cross_validates(self, n_rows, n_valid):
-        if self.validation_fraction != "auto" or n_valid >= FEW_VALIDATION_ROWS:
+    def _cross_validates(self, n_units, n_held_out):
+        if self.validation_fraction != "auto" or n_held_out >= FEW_VALIDATION_ROWS:
             return False
         # A continued fit would be judged by rows that it was trained on. What net_params brings
         # may not allow for several models; batches of one row none for the smaller ones.
         as_one = not self.warm_start and not self.net_params and self.batch_size != 1
-        return as_one and n_rows >= 2 * N_FOLDS
+        return as_one and n_units >= 2 * N_FOLDS
 
     def _bound_params(self):
         bound = elbo if self.n_train_draws == 1 else importance_weighted_bound
@@ -548,6 +572,7 @@ class GaussianVAE(BaseGaussianVAE):
         modules = super()._new_modules(rows, starts, n_alike)
         if "n_prior_components" in self._module_spec:  # the most that any has
             self._set_prior_components(modules[0].prior.n_components)
+        self.n_prior_components_ = int(getattr(modules[0].prior, "n_components", 1))
         return modules
 
     def _start(self, module, rows, init, like):

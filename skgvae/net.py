@@ -8,7 +8,6 @@ callbacks, history, checkpoints) and records once an epoch.
 from __future__ import annotations
 
 import math
-import warnings
 from numbers import Integral
 
 import numpy as np
@@ -214,6 +213,11 @@ class GaussianVAENet(NeuralNet):
             if not name.endswith("shared_log_scale"):
                 yield name, parameter
 
+    def initialize(self):
+        """Initialise all parts of the net."""
+        self.interrupt_ = None  # the KeyboardInterrupt that ended training
+        return super().initialize()
+
     def initialize_module(self):
         """Stack the modules: those that train are rows of common tensors."""
         if isinstance(self.module, (list, tuple)):
@@ -282,12 +286,11 @@ class GaussianVAENet(NeuralNet):
                 best.on_train_end(self)
             raise
         except KeyboardInterrupt:
-            if not any(isinstance(cb, EarlyStopping) for cb in callbacks):  # it raises this too
-                warnings.warn(
+            stops = (cb for cb in callbacks if isinstance(cb, EarlyStopping))
+            if not any(cb.misses_ == cb.patience for cb in stops):  # which raise this too
+                self.interrupt_ = KeyboardInterrupt(
                     f"Training was interrupted in epoch {len(self.history)}: the best epoch so "
-                    "far is kept.",
-                    RuntimeWarning,
-                    stacklevel=2,
+                    "far is kept."
                 )
         finally:
             del self._generators, self._parameters, self._trained_parameters, self._average

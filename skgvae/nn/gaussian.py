@@ -210,6 +210,27 @@ class GaussianMLP(nn.Module):
             self.floor_shared_noise_()
 
     @torch.no_grad()
+    def reset_outputs_(self, which: Tensor) -> None:
+        """Make some outputs N(0, 1) whatever the input.
+
+        Parameters
+        ----------
+        which : Tensor of bool, of shape (out_features,)
+            The outputs.
+        """
+        parts = [self.loc.weight, self.loc.bias]
+        if self.linear is not None:
+            parts.append(self.linear.weight)
+        if self.noise == "heteroscedastic":
+            parts.append(self.log_scale.weight)
+            standard = self.bound.inverse(torch.zeros_like(self.log_scale.bias))
+            self.log_scale.bias[which] = standard[which]
+        elif self.noise == "homoscedastic":
+            parts.append(self.shared_log_scale)
+        for part in parts:
+            part[which] = 0.0
+
+    @torch.no_grad()
     def update_shared_noise_(self, rate: float, weight: float = 1.0) -> None:
         r"""Move shared noise towards its closed-form optimum, given the gradient of a loss.
 

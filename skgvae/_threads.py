@@ -1,0 +1,43 @@
+"""Threads and forked processes: what holds for the whole process, set in one place."""
+
+import os
+import threading
+import warnings
+from contextlib import contextmanager
+
+import torch
+from sklearn import config_context
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
+
+_lock = threading.Lock()
+
+
+@contextmanager
+def quiet_classical_fit():
+    """Fit one of scikit-learn's models on one BLAS thread, without its ConvergenceWarning.
+
+    Such a fit is many small products, on which threads wait for each other longer than they
+    share the work. Limits of BLAS and filters of warnings belong to the whole process, and two
+    threads that set and restore them side by side would leave the wrong ones behind: so one
+    thread is in here at a time.
+    """
+    with (
+        _lock,
+        threadpool_limits(limits=1, user_api="blas"),
+        warnings.catch_warnings(),
+        config_context(array_api_dispatch=False),  # it is given numpy rows
+    ):
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
+
+
+def _after_fork_in_child():
+    # torch's pool of threads does not survive a fork: a child that waits for it hangs.
+    global _lock
+    _lock = threading.Lock()  # another thread of the parent may have held it
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

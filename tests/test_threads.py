@@ -1,0 +1,114 @@
+"""What belongs to the whole process is left as it was, also by threads and in forked children."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import warnings
+
+import joblib
+import numpy as np
+import pytest
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import cross_val_score
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from skgvae import GaussianVAE, GaussianVAERegressor
+
+FAST = {"max_epochs": 1, "hidden_layer_sizes": (8,), "n_estimators": 1}
+
+
+@pytest.fixture(scope="module", name="X")
+def rows():
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((600, 2)) @ rng.standard_normal((2, 5)) + rng.standard_normal(
+        (600, 5)
+    )
+
+
+def state_of_the_process():
+    blas = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    silenced = [f for f in warnings.filters if f[2] is ConvergenceWarning]
+    return blas, silenced
+
+
+@pytest.mark.parametrize("how", ["threads", "joblib"])
+def test_fits_side_by_side_leave_the_process_as_it_was(how, X):
+    with threadpool_limits(2, user_api="blas"):
+        before = state_of_the_process()
+        for _ in range(3):  # it depends on which of them ends first
+            _fit_three(how, X)
+        assert state_of_the_process() == before
+
+
+def _fit_three(how, X):
+    if how == "joblib":
+        with joblib.parallel_config("threading", n_jobs=3):
+            cross_val_score(GaussianVAE(random_state=0, **FAST), X, cv=3)
+        return
+    fits = [GaussianVAE(random_state=i, **FAST).fit for i in range(3)]
+    threads = [threading.Thread(target=fit, args=(X,)) for fit in fits]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_answers_as_its_parent():
+    # In a process of its own, with two threads: torch's pool does not survive the fork.
+    code = """
+        import multiprocessing, joblib, numpy as np, torch
+        from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import cross_val_score
+        from skgvae import GaussianVAERegressor
+        torch.set_num_threads(2)
+        X = np.random.default_rng(0).standard_normal((300, 20))
+        model = GaussianVAERegressor(max_epochs=2, n_estimators=1, batch_size=300,
+                                     hidden_layer_sizes=(256,), random_state=0).fit(X, X[:, 0])
+        known = model.predict(X), cross_val_score(model, X, X[:, 0], cv=2)
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            found = pool.map(model.predict, [X])[0]
+        assert np.allclose(known[0], found)
+        with joblib.parallel_backend("multiprocessing", n_jobs=2):
+            found = cross_val_score(model, X, X[:, 0], cv=2)
+        assert np.allclose(known[1], found, atol=1e-3)
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
+        check=True,
+        timeout=120,
+        env=environment,
+    )
+
+
+def test_classical_start_works_under_array_api_dispatch():
+    code = """
+        import numpy as np, sklearn
+        from skgvae import GaussianVAE
+        X = np.random.default_rng(0).standard_normal((60, 3))
+        with sklearn.config_context(array_api_dispatch=True):
+            vae = GaussianVAE(max_epochs=1, hidden_layer_sizes=(8,), random_state=0).fit(X)
+        assert np.isfinite(vae.score(X))
+    """
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        check=True,
+        timeout=120,
+        env={**os.environ, "SCIPY_ARRAY_API": "1"},
+    )
+
+
+def _predict(model, X):
+    return model.predict(X)
+
+
+@pytest.mark.skipif("spawn" not in multiprocessing.get_all_start_methods(), reason="no spawn")
+def test_a_spawned_child_answers_as_its_parent(X):
+    model = GaussianVAERegressor(random_state=0, **FAST).fit(X, X[:, 0])
+    found = joblib.Parallel(n_jobs=2)(joblib.delayed(_predict)(model, X) for _ in range(2))
+    for predicted in found:
+        np.testing.assert_allclose(predicted, model.predict(X))
