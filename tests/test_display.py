@@ -6,7 +6,8 @@ import pytest
 from scipy import stats
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import BayesianRidge, LogisticRegression
+from sklearn.linear_model import BayesianRidge, Ridge
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
@@ -141,20 +142,50 @@ def test_axes_that_cannot_be_used(displays):
         displays["PITDisplay"].plot(plt.figure().add_axes((0, 0, 1, 1)))
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        TrainingCurveDisplay.from_estimator,
-        KLPerComponentDisplay.from_estimator,
-        LatentTraversalDisplay.from_estimator,
-        lambda model: LatentSpaceDisplay.from_estimator(model, [[0.0, 0.0]]),
-        lambda model: LatentDirectionsDisplay.from_estimator(model, [[0.0, 0.0]]),
-        lambda model: ReconstructionDisplay.from_estimator(model, [[0.0, 0.0]]),
-    ],
-)
-def test_not_fitted(make):
-    with pytest.raises(NotFittedError):
-        make(GaussianVAE())
+def make_one(name, model, X, y):
+    """Call from_estimator with the rows and targets that this display takes."""
+    taken = {
+        "TrainingCurveDisplay": (),
+        "KLPerComponentDisplay": (),
+        "LatentTraversalDisplay": (),
+        "PITDisplay": (X, y),
+        "PredictiveIntervalDisplay": (X, y),
+    }
+    return getattr(display, name).from_estimator(model, *taken.get(name, (X[:5],)))
+
+
+@pytest.mark.parametrize("name", display.__all__)
+def test_not_fitted(name, diabetes):
+    X, y = diabetes
+    for model in (
+        GaussianVAERegressor()
+        if name in ("PITDisplay", "PredictiveIntervalDisplay")
+        else GaussianVAE(),
+        GridSearchCV(GaussianVAE(), {}),
+        make_pipeline(GridSearchCV(GaussianVAE(), {})),
+        make_pipeline(StandardScaler(), GaussianVAERegressor()),
+    ):
+        with pytest.raises(NotFittedError):
+            make_one(name, model, X, y)
+
+
+@pytest.mark.parametrize("name", display.__all__)
+def test_estimators_without_what_a_display_needs(name, diabetes):
+    X, y = diabetes
+    vae = GaussianVAE(2, init="random", **FAST)
+    probabilistic = name in ("PITDisplay", "PredictiveIntervalDisplay")
+    needs = "gives no predictive distribution" if probabilistic else f"{name} needs a model with"
+    for model in (Ridge(), make_pipeline(StandardScaler(), vae, Ridge())):
+        with pytest.raises(TypeError, match=needs) as error:
+            make_one(name, model.fit(X, y), X, y)
+        assert "Ridge" in str(error.value)
+    if not probabilistic:
+        assert make_one(name, model[:-1], X, y).figure_  # as the error says
+
+
+def test_a_regressor_has_no_reconstruction(regressor, diabetes):
+    with pytest.raises(TypeError, match=r"'reconstruct', .* got GaussianVAERegressor"):
+        ReconstructionDisplay.from_estimator(regressor, diabetes[0][:3])
 
 
 def test_a_pipeline_is_looked_into(frame, wide):
@@ -201,10 +232,6 @@ def test_training_curve_of_a_fit_and_a_partial_fit(frame):
     assert np.isfinite(made.train).all()
     assert np.isfinite(made.valid).all(1).tolist() == [True] * 5 + [False]
     assert "epoch kept, 6" in labels(made.axes_[0])
-    pipeline = make_pipeline(StandardScaler(), vae, LogisticRegression())
-    pipeline.fit(frame.data, np.arange(len(frame.data)) % 2)
-    with pytest.raises(TypeError, match=r"LogisticRegression\(\) has no history"):
-        TrainingCurveDisplay.from_estimator(pipeline)
 
 
 def test_training_curve_of_no_epoch(frame):
@@ -443,6 +470,20 @@ def test_reconstruction_errors(plane, frame):
         ReconstructionDisplay.from_estimator(plane, frame.data[:3], image_shape=(8, 8))
     with pytest.raises(ValueError, match=r"\(1, 2\), \(1, 2\) and \(1, 1\)"):
         ReconstructionDisplay.from_predictions([[1, 2]], [[1, 2]], [[1]])
+
+
+def test_reconstruction_of_too_many_rows(plane, frame):
+    X = frame.data[:51]
+    for ax in (None, plt.figure().subplots()):
+        with pytest.raises(ValueError, match=r"at most 50 rows can be drawn, got 51. .* X\[:6\]"):
+            ReconstructionDisplay.from_estimator(plane, X, ax=ax)
+    with pytest.raises(ValueError, match="at most 50 rows"):
+        ReconstructionDisplay.from_predictions(X, X, X)
+    with pytest.raises(ValueError, match="at most 50 rows"):
+        ReconstructionDisplay(original=X, mean=X, std=X).plot()
+    axes = plt.figure().subplots(3, 51)
+    made = ReconstructionDisplay.from_estimator(plane, X, image_shape=(2, 2), ax=axes)
+    assert made.axes_.shape == (3, 51)
 
 
 # Predictions

@@ -1,16 +1,21 @@
+import pickle
+
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn import config_context
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import load_diabetes
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, WhiteKernel
 from sklearn.linear_model import BayesianRidge, Ridge
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from skgvae import GaussianVAERegressor
+from skgvae import GaussianVAE, GaussianVAERegressor
 from skgvae.metrics import (
     calibration_summary,
     coverage_score,
@@ -24,6 +29,7 @@ from skgvae.metrics import (
 
 FAST = {"max_epochs": 5, "hidden_layer_sizes": (8,), "n_draws": 64, "random_state": 0}
 SCORES = [log_likelihood_score, neg_crps_score, neg_interval_score, coverage_score]
+WEIGHTED = [*SCORES, make_interval_scorer(0.5), make_coverage_scorer(0.5)]
 
 
 class Normal:
@@ -158,6 +164,91 @@ def test_scores_of_mixtures_by_brute_force(n_targets, how, data):
     assert summary["coverage_50"] == pytest.approx(half[3])
 
 
+@pytest.fixture(scope="module")
+def weights(data):
+    return (data[1] / 70).astype(int)  # 0 to 4, more where y is large
+
+
+@pytest.mark.parametrize("score", WEIGHTED)
+@pytest.mark.parametrize("n_targets", [1, 2])
+def test_a_weight_counts_a_row_that_many_times(score, n_targets, data, weights):
+    X, y = data
+    Y = y if n_targets == 1 else np.column_stack([y, X @ np.arange(10)])
+    kernel = RBF(0.3) + WhiteKernel(0.5)
+    model = GaussianProcessRegressor(kernel, normalize_y=True, optimizer=None).fit(X, Y)
+    found = score(model, X, Y, sample_weight=weights)
+    assert found != pytest.approx(score(model, X, Y), rel=1e-3)
+    repeated = np.repeat(np.arange(len(X)), weights)
+    assert found == pytest.approx(score(model, X[repeated], Y[repeated]))
+    assert score(model, X, Y, sample_weight=np.full(len(X), 7)) == pytest.approx(
+        score(model, X, Y)
+    )
+
+
+def test_weights_of_our_own_model_and_of_the_summary(data, weights):
+    X, y = data
+    pipeline = make_pipeline(StandardScaler(), GaussianVAERegressor(**FAST)).fit(X, y)
+    repeated = np.repeat(np.arange(len(X)), weights)
+    for score in (log_likelihood_score, neg_crps_score, calibration_summary):
+        found = score(pipeline, X, y, sample_weight=weights)
+        assert found == pytest.approx(score(pipeline, X[repeated], y[repeated]))
+
+
+def test_a_row_of_weight_zero_does_not_count():
+    X, y = np.array([[0.0], [1.0]]), np.array([1.0, 1.0])
+    for weight, expected in (([1, 0], -np.inf), ([0, 1], np.inf)):
+        assert log_likelihood_score(Normal(std=0.0), X, y, sample_weight=weight) == expected
+
+
+@pytest.mark.parametrize("score", [*WEIGHTED, calibration_summary])
+def test_weights_that_cannot_be_used(score):
+    X, y = np.arange(3.0)[:, None], np.arange(3.0)
+    for weight, error in (
+        ([1, -1, 1], "[Nn]egative"),
+        ([1, 1], r"sample_weight.shape == \(2,\)"),
+        ([1, np.nan, 1], "NaN"),
+        ([0, 0, 0], "zero for all rows|at least one non-zero"),  # or scikit-learn's words
+    ):
+        with pytest.raises(ValueError, match=error):
+            score(Normal(), X, y, sample_weight=weight)
+
+
+@pytest.mark.parametrize("score", WEIGHTED)
+def test_weights_are_routed_to_scorers(score, data, weights):
+    X, y = data
+    with config_context(enable_metadata_routing=True):
+        ridge = BayesianRidge().set_fit_request(sample_weight=True)
+        found = cross_validate(
+            ridge, X, y, cv=2, scoring=score, params={"sample_weight": weights}
+        )["test_score"]
+        search = GridSearchCV(ridge, {"tol": [1e-3]}, cv=2, scoring=score)
+        search = pickle.loads(pickle.dumps(search)).fit(X, y, sample_weight=weights)
+        several = GridSearchCV(ridge, {"tol": [1e-3]}, cv=2, scoring={"a": score}, refit=False)
+        several.fit(X, y, sample_weight=weights)
+    halves = np.split(np.arange(len(X)), 2)
+    expected = []
+    for train, test in (halves[::-1], halves):
+        model = BayesianRidge().fit(X[train], y[train], weights[train])
+        expected.append(score(model, X[test], y[test], sample_weight=weights[test]))
+    np.testing.assert_allclose(found, expected)
+    assert search.best_score_ == pytest.approx(np.mean(expected))
+    assert several.cv_results_["mean_test_a"] == pytest.approx(np.mean(expected))
+
+
+@pytest.mark.parametrize("score", [neg_crps_score, make_coverage_scorer(0.5)])
+def test_several_scorers_and_weights_without_metadata_routing(score, data, weights):
+    X, y = data
+    single, several = (
+        GridSearchCV(
+            BayesianRidge(), {"tol": [1e-3]}, cv=2, scoring=scoring, refit=False, n_jobs=2
+        )
+        for scoring in (score, {"score": score})
+    )
+    for search in (single, several):
+        search.fit(X, y, sample_weight=weights)
+    assert several.cv_results_["mean_test_score"] == single.cv_results_["mean_test_score"]
+
+
 def test_several_targets_of_another_regressor(data):
     X, y = data
     Y = np.column_stack([y, X @ np.arange(10)])
@@ -211,6 +302,38 @@ def test_what_does_not_fit_together_is_refused(score, data):
     wrapped = TransformedTargetRegressor(BayesianRidge()).fit(X, y)
     with pytest.raises(TypeError, match="TransformedTargetRegressor gives no predictive"):
         score(wrapped, X, y)
+
+
+@pytest.mark.parametrize("score", [*SCORES, probability_integral_transform])
+def test_not_fitted(score, data):
+    X, y = data
+    search = GridSearchCV(GaussianVAERegressor(**FAST), {"kl_weight": [1.0]}, cv=2)
+    for model in (
+        GaussianVAERegressor(**FAST),
+        search,
+        make_pipeline(search),
+        make_pipeline(FunctionTransformer(), search),
+        make_pipeline(StandardScaler(), BayesianRidge()),
+        GridSearchCV(make_pipeline(StandardScaler(), BayesianRidge()), {}, cv=2),
+    ):
+        with pytest.raises(NotFittedError):
+            score(model, X, y)
+
+
+def test_models_that_give_no_predictive_distribution(data):
+    X, y = data
+    with pytest.raises(TypeError, match="GaussianVAE gives no predictive distribution"):
+        neg_crps_score(GaussianVAE(**FAST).fit(X), X, y)
+    search = GridSearchCV(BayesianRidge(), {"tol": [1e-3]}, cv=2, refit=False).fit(X, y)
+    with pytest.raises(ValueError, match="GridSearchCV was fitted with refit=False"):
+        neg_crps_score(search, X, y)
+
+
+def test_a_frozen_model_keeps_its_mixture(data):
+    X, y = data
+    model = GaussianVAERegressor(**FAST).fit(X, y)
+    for score in SCORES:
+        assert score(FrozenEstimator(model), X, y) == score(model, X, y)
 
 
 def test_scorers_serve_a_grid_search(data):

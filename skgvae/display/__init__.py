@@ -1,9 +1,10 @@
-"""What does one look at? Figures, in the manner of scikit-learn's displays.
+"""Figures of fitted models, as scikit-learn's displays.
 
-``from_estimator`` asks a fitted estimator (or a Pipeline or search that ends in one) by its
-public methods, ``from_predictions`` takes arrays; both plot, and return a display that holds the
-arrays and plots them again: ``plot(ax=None)``. Displays of one panel leave it in ``ax_``, those
-of several in ``axes_``; the figure is ``figure_``. They need matplotlib: ``skgvae[plot]``.
+``from_estimator`` takes a fitted model, or a Pipeline or search that ends in one.
+``from_predictions`` takes arrays. Both plot, and return a display. The display keeps the arrays
+and plots them again with ``plot(ax=None)``. The figure is ``figure_``. A display of one panel
+keeps the panel in ``ax_``, a display of several panels keeps them in ``axes_``. Displays need
+matplotlib: ``skgvae[plot]``.
 """
 
 from .latent import LatentDirectionsDisplay, LatentSpaceDisplay

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-# Told apart with any colour vision, and in grey: Okabe & Ito, "Color Universal Design", 2008.
+# Distinct with any colour vision, and in grey: Okabe & Ito, "Color Universal Design", 2008.
 BLUE, ORANGE, GREY, BLACK = "#0072b2", "#d55e00", "#999999", "#000000"
 # For classes: Petroff, "Accessible Color Sequences for Data Visualization", 2021,
 # arXiv:2107.02270.
@@ -10,7 +10,7 @@ CLASS_COLOURS = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
     "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
-FEW_FEATURES = 16  # whose names fit below one axis
+FEW_FEATURES = 16  # the names of more do not fit below one axis
 
 
 def one_axes(ax, figsize=(4.8, 3.6)):
@@ -23,10 +23,10 @@ def one_axes(ax, figsize=(4.8, 3.6)):
 
 
 def grid_of_axes(ax, shape, figsize, **kwargs):
-    """Return an array of axes of that shape.
+    """Return an array of axes of the given shape.
 
-    Of a new figure; the given ones, if ax is a collection of as many; or in the place of ax,
-    if it is one. Keyword arguments are those of ``subplots``.
+    If ax is None, they belong to a new figure. If ax is one Axes, they take its place. If ax is
+    a collection of Axes, they are these Axes. Keyword arguments are those of ``subplots``.
     """
     import matplotlib.pyplot as plt
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ def grid_of_axes(ax, shape, figsize, **kwargs):
         spec = ax.get_subplotspec()
         if spec is None:
             raise ValueError(
-                f"ax is no subplot and cannot be divided: give {np.prod(shape)} axes, or None."
+                f"ax is no subplot and cannot be divided: pass {np.prod(shape)} axes, or None."
             )
         ax.set_axis_off()
         return spec.subgridspec(*shape).subplots(squeeze=False, **kwargs)
@@ -77,7 +77,7 @@ def show_image(ax, image, **kwargs):
 
 
 def check_image_shape(image_shape, n_features):
-    """Return the shape of an image that holds as many values as there are features."""
+    """Return the shape of an image as a tuple; each feature must be a pixel."""
     shape = tuple(image_shape)
     if len(shape) != 2 or np.prod(shape) != n_features:
         raise ValueError(

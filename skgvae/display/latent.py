@@ -1,11 +1,11 @@
-"""What is where in the latent space, and which directions are blurry."""
+"""Where rows lie in the latent space, and in which directions the decoder is blurry."""
 
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
-from .._last_step import last_step
+from .._last_step import model_with
 from .axes import (
     BLACK,
     BLUE,
@@ -20,7 +20,7 @@ SMALLEST = 1e-12  # eigenvalue that a logarithmic scale shows
 
 
 class LatentSpaceDisplay:
-    """Rows in a plane of the latent space, and where the decoder is unsure.
+    """Rows in a plane of the latent space, with a map of the decoder's noise.
 
     Use :meth:`from_estimator` to make one.
 
@@ -31,22 +31,22 @@ class LatentSpaceDisplay:
     covariances : ndarray of shape (n_samples, 2, 2)
         Posterior covariances in the plane.
     y : ndarray of shape (n_samples,) or None
-        What the colour tells.
+        Classes or numbers that the colours show.
     names : tuple of str
-        Of the two axes.
+        Names of the two axes.
     grid : tuple of two ndarrays of shape (grid_resolution,) or None
         Coordinates of the background map.
     noise : ndarray of shape (grid_resolution, grid_resolution) or None
-        The map: σ(z) over its average (the root of ``noise_variance_``), as the geometric mean
-        over outputs. Rows belong to the second axis. Its logarithm differs from the entropy of
-        p(v2 | z), in nats for each output, by a constant. Dark regions are blurry.
+        The map: σ(z) divided by its average (the root of ``noise_variance_``), as the geometric
+        mean over outputs. Rows belong to the second axis. The logarithm of the map is the
+        entropy of p(v2 | z), in nats for each output, up to a constant. Dark regions are blurry.
 
     Attributes
     ----------
     ax_ : Axes
-        Where the points are.
+        The axes of the plot.
     figure_ : Figure
-        Where the axes are.
+        The figure of the axes.
 
     Examples
     --------
@@ -86,17 +86,17 @@ class LatentSpaceDisplay:
         Parameters
         ----------
         estimator : estimator
-            Fitted, or a Pipeline or search that ends in one.
+            A fitted model, or a Pipeline or search that ends in one.
         X : array-like of shape (n_samples, n_features)
             Rows.
         y : array-like of shape (n_samples,), default=None
             Colours: classes, or a number.
         components : pair of int or "pca", default=None
-            The axes: two components, or the principal plane of the posterior means. None: the
-            two components that carry most information.
+            The axes: two components, or the principal plane of the posterior means. None takes
+            the two components that carry most information.
         background : bool, default=False
-            Whether to map the decoder's standard deviation. In wider latent spaces the plane
-            passes through the mean of the rows.
+            Whether to map the decoder's standard deviation. If the latent space has more than
+            two components, the plane passes through the mean of the rows.
         grid_resolution : int, default=60
             Points of the map along each axis.
         ellipses : bool, default=False
@@ -108,9 +108,14 @@ class LatentSpaceDisplay:
         -------
         LatentSpaceDisplay
             The display.
+
+        Raises
+        ------
+        TypeError
+            If the estimator has no method ``encode``.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        estimator, X = last_step(estimator, X)
+        estimator, X = model_with("encode", cls.__name__, estimator, X)
         if y is not None:
             y = column_or_1d(y)
             check_consistent_length(X, y)
@@ -167,11 +172,12 @@ class LatentSpaceDisplay:
 class LatentDirectionsDisplay:
     """Blurry and sharp directions of the latent space.
 
-    In two dimensions: at each point an ellipse of steps of z that change what is decoded equally
-    much. It is long in the blurry direction and short in the sharp one; all long axes are drawn
-    equally long, and the colour says how much a step changes there: √λ standard deviations of
-    the noise per unit of z, of the smaller eigenvalue λ. In other latent spaces: the √λ of all
-    directions.
+    With two components, the display draws an ellipse at each point. All steps of z to this
+    ellipse change what is decoded by the same amount, so the ellipse is long in the blurry
+    direction and short in the sharp direction. All long axes have the same length. The colour
+    shows how much a step in the blurry direction changes: √λ standard deviations of the noise
+    per unit of z, where λ is the smaller eigenvalue. With more components, the display draws the
+    √λ of all directions.
 
     Use :meth:`from_estimator` to make one.
 
@@ -180,16 +186,17 @@ class LatentDirectionsDisplay:
     Z : ndarray of shape (n_points, n_components)
         Points of the latent space.
     eigenvalues : ndarray of shape (n_points, n_components)
-        Of the metric there, in ascending order, from ``latent_directions``.
+        Eigenvalues of the metric at the points, in ascending order, from
+        ``latent_directions``.
     directions : ndarray of shape (n_points, n_components, n_components)
-        Their directions, in rows.
+        Eigenvectors of the metric, in rows.
 
     Attributes
     ----------
     ax_ : Axes
-        Where they are drawn.
+        The axes of the plot.
     figure_ : Figure
-        Where the axes are.
+        The figure of the axes.
 
     Examples
     --------
@@ -214,12 +221,12 @@ class LatentDirectionsDisplay:
         Parameters
         ----------
         estimator : estimator
-            Fitted, or a Pipeline or search that ends in one.
+            A fitted model, or a Pipeline or search that ends in one.
         X : array-like of shape (n_samples, n_features)
-            Rows, which say where to look.
+            Rows. They define the region of the latent space to draw.
         grid_resolution : int or None, default=10
-            With two components: points along each axis of a grid over the rows' range. None,
-            or with more components: at the rows themselves.
+            Points along each axis of a grid over the range of the rows. None, or a model with
+            more than two components, takes the rows themselves.
         ax : Axes, default=None
             Where to draw. None makes a figure.
 
@@ -227,9 +234,14 @@ class LatentDirectionsDisplay:
         -------
         LatentDirectionsDisplay
             The display.
+
+        Raises
+        ------
+        TypeError
+            If the estimator has no method ``latent_directions``.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        estimator, X = last_step(estimator, X)
+        estimator, X = model_with("latent_directions", cls.__name__, estimator, X)
         Z = estimator.transform(X)
         if Z.shape[1] == 2 and grid_resolution is not None:
             Z = np.stack(np.meshgrid(*_grid(Z, grid_resolution)), -1).reshape(-1, 2)
@@ -237,7 +249,7 @@ class LatentDirectionsDisplay:
         return cls(Z=Z, eigenvalues=eigenvalues, directions=directions).plot(ax)
 
     def plot(self, ax=None):
-        """Draw ellipses in a plane, or else the spectrum.
+        """Draw ellipses if there are two components, otherwise the spectrum.
 
         Parameters
         ----------
@@ -260,7 +272,8 @@ class LatentDirectionsDisplay:
     def _plot_plane(self, ax):
         import matplotlib as mpl
 
-        # Long axes of one length: the dynamic range of lengths is left to the colour.
+        # True lengths differ by orders of magnitude, so the colour shows them and all long axes
+        # have one length.
         roots = np.sqrt(np.maximum(self.eigenvalues, SMALLEST))
         blur, shorter = roots[:, 0], roots[:, 0] / roots[:, 1]
         room = 0.45 * np.ptp(self.Z, axis=0).min() / np.sqrt(len(self.Z))
@@ -302,7 +315,9 @@ def _choose_plane(estimator, Z, components):
     """Return the two unit vectors of a plane, and what their coordinates are called."""
     width = Z.shape[1]
     if width < 2:
-        raise ValueError("A plane needs a latent space of two components at least, it has one.")
+        raise ValueError(
+            "A plane needs a latent space of two components at least, but n_components is 1."
+        )
     if isinstance(components, str):
         if components != "pca":
             raise ValueError(f"components must be two numbers or 'pca', got {components!r}.")
@@ -331,7 +346,7 @@ def _relative_noise(estimator, Z):
 def _draw_map(ax, grid, noise):
     import matplotlib as mpl
 
-    # Half of the greys, so that points stay visible on the darkest.
+    # Only the lighter greys, so that points stay visible on the darkest of them.
     greys = mpl.colors.ListedColormap(mpl.colormaps["Greys"](np.linspace(0, 0.6, 256)))
     mesh = ax.pcolormesh(*grid, noise, cmap=greys, shading="gouraud", rasterized=True)
     ax.figure.colorbar(mesh, ax=ax, label="σ(z) over its average")

@@ -1,4 +1,4 @@
-"""Where will y be? And whether such statements hold."""
+"""Prediction intervals, and whether they are calibrated."""
 
 from numbers import Integral
 
@@ -7,7 +7,7 @@ from scipy import stats
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
-from .._last_step import last_step
+from .._last_step import check_predicts_std, last_step
 from .._regressor import GaussianVAERegressor
 from ..metrics import probability_integral_transform
 from .axes import BLACK, BLUE, ORANGE, grid_of_axes, legend_above, one_axes
@@ -29,16 +29,16 @@ class PredictiveIntervalDisplay:
     coverages : ndarray of shape (n_coverages,)
         Their nominal probabilities.
     x : ndarray of shape (n_samples,) or None
-        Where the rows are drawn. None: in the order of their means.
+        Positions of the rows. None draws the rows in the order of their means.
     x_name : str or None
-        What x is.
+        Name of x.
 
     Attributes
     ----------
     ax_ : Axes
-        Where the intervals are.
+        The axes of the plot.
     figure_ : Figure
-        Where the axes are.
+        The figure of the axes.
 
     Examples
     --------
@@ -69,18 +69,18 @@ class PredictiveIntervalDisplay:
         ----------
         estimator : estimator
             A fitted :class:`~skgvae.GaussianVAERegressor`, or a regressor whose ``predict``
-            accepts ``return_std``, which is then taken as a Gaussian's; or a Pipeline or
-            search that ends in one.
+            has the parameter ``return_std``, or a Pipeline or search that ends in one. The
+            prediction of another regressor is taken as a Gaussian.
         X : array-like of shape (n_samples, n_features)
-            Rows, best of those that were not trained on.
+            Rows that were not used in training.
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
             Targets.
         coverages : float or array-like of float, default=(0.5, 0.9)
             Probabilities of the intervals, in (0, 1). Several make a fan.
         feature : int or str, default=None
-            Column of X along which to draw. None: in the order of the predictive means.
+            Column of X along which to draw. None draws the rows in the order of their means.
         target : int, default=None
-            Column of y, needed where there are several.
+            Column of y, needed if y has several.
         ax : Axes, default=None
             Where to draw. None makes a figure.
 
@@ -88,6 +88,11 @@ class PredictiveIntervalDisplay:
         -------
         PredictiveIntervalDisplay
             The display.
+
+        Raises
+        ------
+        TypeError
+            If the estimator has no ``predict`` with the parameter ``return_std``.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         coverages = _check_coverages(coverages)
@@ -105,7 +110,7 @@ class PredictiveIntervalDisplay:
 
     @classmethod
     def from_predictions(cls, y, mean, intervals, *, coverages=0.9, x=None, x_name=None, ax=None):
-        """Plot given intervals, of whatever model.
+        """Plot given intervals, of any model.
 
         Parameters
         ----------
@@ -116,9 +121,9 @@ class PredictiveIntervalDisplay:
         coverages : float or array-like of shape (n_coverages,), default=0.9
             Their nominal probabilities, in (0, 1).
         x : array-like of shape (n_samples,), default=None
-            Where to draw the rows. None: in the order of their means.
+            Positions of the rows. None draws the rows in the order of their means.
         x_name : str, default=None
-            What x is.
+            Name of x.
         ax : Axes, default=None
             Where to draw. None makes a figure.
 
@@ -146,7 +151,7 @@ class PredictiveIntervalDisplay:
         ).plot(ax)
 
     def plot(self, ax=None):
-        """Draw the intervals, the widest palest, and mark the targets outside of it.
+        """Draw the intervals, and mark the targets outside of the widest interval.
 
         Parameters
         ----------
@@ -177,7 +182,7 @@ class PredictiveIntervalDisplay:
             }
             if self.x is None:
                 ax.fill_between(x, low, high, linewidth=0, **style)
-            else:  # other features differ too: a band would pretend a function of x
+            else:  # no band, because the interval does not depend on x alone
                 ax.vlines(x, low, high, linewidth=2 + 1.5 * rank, **style)
             if rank == 0:
                 outside = ~inside
@@ -193,11 +198,11 @@ class PredictiveIntervalDisplay:
 class PITDisplay:
     r"""Calibration: the histogram of F(y | x) and its distribution function.
 
-    Where the predictive distribution functions F are right, the probability integral transform
-    F(y | x) is uniform: the histogram flat and the curve the diagonal. A histogram like a U
-    tells of intervals that are too narrow, one like a hill of such that are too wide, a slope
-    of bias. The bands are pointwise: each holds with the given probability by itself, where the
-    model is right and rows are independent.
+    If the predictive distribution functions F are right, the probability integral transform
+    F(y | x) is uniform: the histogram is flat and the curve is the diagonal. A histogram like a
+    U means that intervals are too narrow, and a histogram like a hill that they are too wide. A
+    slope means bias. The bands are pointwise: if the model is right and rows are independent,
+    each count and each share lies in its own band with the given probability.
 
     Use :meth:`from_estimator` or :meth:`from_predictions` to make one.
 
@@ -208,13 +213,13 @@ class PITDisplay:
     counts : ndarray of shape (n_bins,)
         Histogram on equal bins of [0, 1].
     count_band : ndarray of shape (2,)
-        Between these lies a count, by the binomial distribution.
+        Ends of the band of each count, by the binomial distribution.
     levels : ndarray of shape (n_levels,)
         Probabilities p.
     observed : ndarray of shape (n_levels,)
         Share of rows with F(y | x) at most p.
     observed_band : ndarray of shape (n_levels, 2)
-        Between these lies that share.
+        Ends of the band of each share.
     confidence : float
         Probability of the bands.
 
@@ -223,7 +228,7 @@ class PITDisplay:
     axes_ : ndarray of shape (2,) of Axes
         Histogram and reliability curve.
     figure_ : Figure
-        Where they are.
+        The figure of the axes.
 
     References
     ----------
@@ -256,22 +261,27 @@ class PITDisplay:
         estimator : estimator
             As for :func:`~skgvae.metrics.probability_integral_transform`.
         X : array-like of shape (n_samples, n_features)
-            Rows, of those that were not trained on.
+            Rows that were not used in training.
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
             Targets.
         target : int, default=None
-            Column of y, needed where there are several.
+            Column of y, needed if y has several.
         n_bins : int, default=10
             Bars of the histogram.
         confidence : float, default=0.95
             Probability of the bands, in (0, 1).
         ax : Axes or array-like of 2 Axes, default=None
-            Where to draw; one is divided. None makes a figure.
+            Where to draw. One Axes is divided. None makes a figure.
 
         Returns
         -------
         PITDisplay
             The display.
+
+        Raises
+        ------
+        TypeError
+            If the estimator has no ``predict`` with the parameter ``return_std``.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         pit = _choose_target(probability_integral_transform(estimator, X, y), target)
@@ -279,7 +289,7 @@ class PITDisplay:
 
     @classmethod
     def from_predictions(cls, pit, *, n_bins=10, confidence=0.95, ax=None):
-        """Plot given values of F(y | x), of whatever model.
+        """Plot given values of F(y | x), of any model.
 
         Parameters
         ----------
@@ -290,7 +300,7 @@ class PITDisplay:
         confidence : float, default=0.95
             Probability of the bands, in (0, 1).
         ax : Axes or array-like of 2 Axes, default=None
-            Where to draw; one is divided. None makes a figure.
+            Where to draw. One Axes is divided. None makes a figure.
 
         Returns
         -------
@@ -320,7 +330,7 @@ class PITDisplay:
         Parameters
         ----------
         ax : Axes or array-like of 2 Axes, default=None
-            Where to draw; one is divided. None makes a figure.
+            Where to draw. One Axes is divided. None makes a figure.
 
         Returns
         -------
@@ -335,7 +345,7 @@ class PITDisplay:
         axes[0].axhspan(*self.count_band, **band)
         axes[0].stairs(self.counts, edges, fill=True, color=BLUE, alpha=0.4)
         axes[0].stairs(self.counts, edges, color=BLUE, linewidth=1.5)
-        for end in self.count_band:  # which the bars would hide
+        for end in self.count_band:  # the bars would hide the ends of the band
             axes[0].axhline(end, color=BLACK, linewidth=0.5)
         axes[0].axhline(n / n_bins, **calibrated)
         axes[0].set(xlim=(0, 1), xlabel="F(y | x)", ylabel="rows")
@@ -369,6 +379,7 @@ def _predict(estimator, X, coverages):
     if isinstance(last, GaussianVAERegressor):
         mean, found = last.predict(X), last.predict_quantiles(X, quantiles.ravel())
     else:
+        check_predicts_std(last)
         mean, std = last.predict(X, return_std=True)
         found = mean[..., None] + std[..., None] * stats.norm.ppf(quantiles.ravel())
     return mean, found.reshape(*mean.shape, len(coverages), 2)

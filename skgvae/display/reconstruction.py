@@ -1,10 +1,10 @@
-"""What is kept of a row? And how sure the model is of it."""
+"""What a model keeps of a row, and how sure the model is of each value."""
 
 import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
-from sklearn.utils.validation import check_array
+from sklearn.utils.validation import _num_samples, check_array
 
-from .._last_step import last_step
+from .._last_step import model_with
 from .axes import (
     BLACK,
     BLUE,
@@ -16,6 +16,8 @@ from .axes import (
     show_image,
 )
 
+MAX_ROWS = 50  # a figure of more panels takes long to draw and cannot be read
+
 
 class ReconstructionDisplay:
     """Rows beside the mean and standard deviation of their reconstruction.
@@ -25,18 +27,18 @@ class ReconstructionDisplay:
     Parameters
     ----------
     original, mean, std : ndarray of shape (n_rows, n_features)
-        Rows, and mean and standard deviation of p(x' | x), in the units of the data.
+        The rows, and the mean and standard deviation of p(x' | x), in the units of the data.
     image_shape : tuple of int or None
-        Height and width, where a row is an image.
+        Height and width, if a row is an image.
     feature_names : array-like of str or None
         Names of the features.
 
     Attributes
     ----------
     axes_ : ndarray of Axes
-        For images of shape (3, n_rows): original, mean, std. Else of shape (n_rows, 1).
+        Of shape (n_rows, 1); for images of shape (3, n_rows): original, mean, std.
     figure_ : Figure
-        Where they are.
+        The figure of the axes.
 
     Examples
     --------
@@ -63,25 +65,33 @@ class ReconstructionDisplay:
         Parameters
         ----------
         estimator : GaussianVAE
-            Fitted, or a Pipeline or search that ends in one. Rows are drawn in its own units,
-            after the steps before it.
+            A fitted model, or a Pipeline or search that ends in one. Rows are drawn as the
+            model sees them, after the other steps of the pipeline.
         X : array-like of shape (n_rows, n_features)
-            The rows to draw, a few.
+            The rows to draw, at most 50. More rows need an Axes for each panel in ``ax``.
         image_shape : tuple of int, default=None
-            Height and width, where a row is an image.
+            Height and width, if a row is an image.
         relative : bool, default=False
-            Whether to draw features relative to the reconstruction, in its standard deviations:
-            for columns of different units.
+            Whether to draw deviations from the reconstruction, in its standard deviations. Use
+            it if the columns have different units.
         ax : Axes or array-like of Axes, default=None
-            Where to draw; one is divided. None makes a figure.
+            Where to draw. One Axes is divided. None makes a figure.
 
         Returns
         -------
         ReconstructionDisplay
             The display.
+
+        Raises
+        ------
+        TypeError
+            If the estimator has no method ``reconstruct``.
+        ValueError
+            If there are more than 50 rows and no Axes for each panel.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        estimator, X = last_step(estimator, X)
+        _check_few_rows(_num_samples(X), ax)
+        estimator, X = model_with("reconstruct", cls.__name__, estimator, X)
         mean, std = estimator.reconstruct(X, return_std=True)
         return cls.from_predictions(
             X,
@@ -97,20 +107,21 @@ class ReconstructionDisplay:
     def from_predictions(
         cls, original, mean, std, *, image_shape=None, feature_names=None, relative=False, ax=None
     ):
-        """Plot rows and given reconstructions, as those of ``predict_target``.
+        """Plot rows and given reconstructions, for example from ``predict_target``.
 
         Parameters
         ----------
         original, mean, std : array-like of shape (n_rows, n_features)
-            Rows, and mean and standard deviation of their reconstructions.
+            The rows, at most 50, and the mean and standard deviation of their reconstructions.
+            More rows need an Axes for each panel in ``ax``.
         image_shape : tuple of int, default=None
-            Height and width, where a row is an image.
+            Height and width, if a row is an image.
         feature_names : array-like of str, default=None
             Names of the features.
         relative : bool, default=False
-            Whether to draw features relative to the reconstruction, in its standard deviations.
+            Whether to draw deviations from the reconstruction, in its standard deviations.
         ax : Axes or array-like of Axes, default=None
-            Where to draw; one is divided. None makes a figure.
+            Where to draw. One Axes is divided. None makes a figure.
 
         Returns
         -------
@@ -121,7 +132,7 @@ class ReconstructionDisplay:
         original, mean, std = (check_array(a, dtype=np.float64) for a in (original, mean, std))
         if not original.shape == mean.shape == std.shape:
             raise ValueError(
-                "original, mean and std must be of one shape, got "
+                "original, mean and std must have the same shape, got "
                 f"{original.shape}, {mean.shape} and {std.shape}."
             )
         if image_shape is not None:
@@ -141,15 +152,16 @@ class ReconstructionDisplay:
         Parameters
         ----------
         ax : Axes or array-like of Axes, default=None
-            Where to draw; one is divided. None makes a figure.
+            Where to draw. One Axes is divided. None makes a figure.
         relative : bool, default=False
-            Whether to draw features relative to the reconstruction, in its standard deviations.
+            Whether to draw deviations from the reconstruction, in its standard deviations.
 
         Returns
         -------
         ReconstructionDisplay
             The display.
         """
+        _check_few_rows(len(self.original), ax)
         if self.image_shape is None:
             self.axes_ = self._plot_profiles(ax, relative)
         else:
@@ -208,3 +220,11 @@ class ReconstructionDisplay:
         legend_above(axes[0, 0], 3)
         name_features(axes[-1, 0], n_features, self.feature_names)
         return axes
+
+
+def _check_few_rows(n_rows, ax):
+    if n_rows > MAX_ROWS and np.size(ax) == 1:  # None, or one Axes to divide
+        raise ValueError(
+            f"Each row has a panel, so at most {MAX_ROWS} rows can be drawn, got {n_rows}. Pass "
+            "a few rows, for example X[:6], or one Axes for each panel as ax."
+        )

@@ -1,11 +1,10 @@
-"""How did training go? And which components of the latent space the model uses."""
+"""How training went, and which components of the latent space the model uses."""
 
 import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
-from sklearn.utils.validation import check_is_fitted
 
 from .._base import ACTIVE_KL
-from .._last_step import last_step
+from .._last_step import model_with
 from .axes import BLACK, BLUE, GREY, ORANGE, grid_of_axes, legend_above, one_axes
 
 PARTS = {"loss": "loss", "reconstruction": "reconstruction", "kl": "KL divergence"}
@@ -20,19 +19,19 @@ class TrainingCurveDisplay:
     ----------
     train : ndarray of shape (n_epochs, 3)
         Loss, reconstruction (the negative log density) and KL divergence of each epoch, in
-        nats a row, in standardised units. The loss weighs the KL by ``kl_weight``, and may
-        have further parts.
+        nats a row, in standardised units. In the loss, the KL divergence is multiplied by
+        ``kl_weight``. The loss may have further parts.
     valid : ndarray of shape (n_epochs, 3) or None
         The same on held-out rows.
     best_epoch : int
-        Epoch whose weights are kept, from 1 on; 0 is the start.
+        Epoch whose weights are kept, counted from 1. 0 means the start.
 
     Attributes
     ----------
     axes_ : ndarray of shape (3,) of Axes
         Panels of loss, reconstruction and KL.
     figure_ : Figure
-        Where they are.
+        The figure of the axes.
 
     Examples
     --------
@@ -57,29 +56,30 @@ class TrainingCurveDisplay:
         Parameters
         ----------
         estimator : estimator
-            Fitted, or a Pipeline or search that ends in one.
+            A fitted model, or a Pipeline or search that ends in one.
         ax : Axes or array-like of 3 Axes, default=None
-            Where to draw; one is divided. None makes a figure.
+            Where to draw. One Axes is divided. None makes a figure.
 
         Returns
         -------
         TrainingCurveDisplay
             The display.
+
+        Raises
+        ------
+        TypeError
+            If the estimator has no ``history_``.
+        ValueError
+            If the model was trained for no epoch.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        estimator, _ = last_step(estimator, None)
-        check_is_fitted(estimator)
-        if not hasattr(estimator, "history_"):
-            raise TypeError(
-                f"{estimator} has no history of its training: give the model of "
-                "this package; of a pipeline, if it is not the last, its step."
-            )
+        estimator, _ = model_with("history_", cls.__name__, estimator, None)
         history = estimator.history_
         if not history:
-            raise ValueError("The estimator was trained for no epoch: there is no curve.")
+            raise ValueError("The model was trained for no epoch, so there is no curve to draw.")
 
         def values(prefix):
-            # partial_fit has no held-out rows, the fit before it may have had some.
+            # partial_fit has no held-out rows, but fit may have had some before.
             names = [f"{prefix}_{part}" for part in PARTS]
             return np.array([[record.get(name, np.nan) for name in names] for record in history])
 
@@ -92,7 +92,7 @@ class TrainingCurveDisplay:
         Parameters
         ----------
         ax : Axes or array-like of 3 Axes, default=None
-            Where to draw; one is divided. None makes a figure.
+            Where to draw. One Axes is divided. None makes a figure.
 
         Returns
         -------
@@ -100,7 +100,7 @@ class TrainingCurveDisplay:
             The display.
         """
         axes = grid_of_axes(ax, (3, 1), (4.8, 5.4), sharex=True)[:, 0]
-        # Without held-out rows an epoch is kept because it is the last.
+        # Without held-out rows, the last epoch is kept.
         row = max(self.best_epoch, 1) - 1
         held_out = self.valid is not None and np.isfinite(self.valid[row, 0])
         kept = "best epoch" if held_out else "epoch kept"
@@ -129,14 +129,14 @@ class KLPerComponentDisplay:
     kl : ndarray of shape (n_components,)
         Average KL divergence of each component, in nats.
     components : ndarray of shape (n_components,)
-        Their numbers, in the order in which they are drawn.
+        Numbers of the components, in the order of the bars.
 
     Attributes
     ----------
     ax_ : Axes
-        Where the bars are.
+        The axes of the plot.
     figure_ : Figure
-        Where the axes are.
+        The figure of the axes.
 
     Examples
     --------
@@ -160,7 +160,7 @@ class KLPerComponentDisplay:
         Parameters
         ----------
         estimator : estimator
-            Fitted, or a Pipeline or search that ends in one.
+            A fitted model, or a Pipeline or search that ends in one.
         sort : bool, default=True
             Whether the largest comes first.
         ax : Axes, default=None
@@ -170,10 +170,14 @@ class KLPerComponentDisplay:
         -------
         KLPerComponentDisplay
             The display.
+
+        Raises
+        ------
+        TypeError
+            If the estimator has no ``kl_per_component_``.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        estimator, _ = last_step(estimator, None)
-        check_is_fitted(estimator)
+        estimator, _ = model_with("kl_per_component_", cls.__name__, estimator, None)
         kl = estimator.kl_per_component_
         order = np.argsort(-kl, kind="stable") if sort else np.arange(len(kl))
         return cls(kl=kl[order], components=order).plot(ax)

@@ -1,10 +1,9 @@
-"""What becomes of the decoded as z moves."""
+"""How what is decoded changes while z moves."""
 
 import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
-from sklearn.utils.validation import check_is_fitted
 
-from .._last_step import last_step
+from .._last_step import model_with
 from .._vae import GaussianVAE
 from .axes import (
     GREY,
@@ -17,7 +16,7 @@ from .axes import (
 
 
 class LatentTraversalDisplay:
-    """What is decoded as one component of z moves and the others stay.
+    """What is decoded while one component of z moves and the others stay.
 
     Use :meth:`from_estimator` to make one.
 
@@ -26,7 +25,7 @@ class LatentTraversalDisplay:
     components : ndarray of shape (n_shown,)
         The components that move.
     values : ndarray of shape (n_steps,)
-        Where to, relative to the start.
+        Distances of the steps from the start.
     mean : ndarray of shape (n_shown, n_steps, n_outputs)
         The decoder's means, in the units of v2.
     start : ndarray of shape (n_outputs,)
@@ -34,16 +33,16 @@ class LatentTraversalDisplay:
     noise_scale : ndarray of shape (n_outputs,)
         Average standard deviation of the decoder.
     image_shape : tuple of int or None
-        Height and width, where v2 is an image.
+        Height and width, if v2 is an image.
     feature_names : array-like of str or None
         Names of the outputs.
 
     Attributes
     ----------
     axes_ : ndarray of Axes
-        For images of shape (n_shown, n_steps), else of shape (n_shown, 1).
+        Of shape (n_shown, 1); for images of shape (n_shown, n_steps).
     figure_ : Figure
-        Where they are.
+        The figure of the axes.
 
     Examples
     --------
@@ -92,30 +91,34 @@ class LatentTraversalDisplay:
         Parameters
         ----------
         estimator : estimator
-            Fitted, or a Pipeline or search that ends in one.
+            A fitted model, or a Pipeline or search that ends in one.
         start : array-like of shape (n_components,), default=None
             The point from which z moves, as a row of ``transform``. None is the origin.
         components : array-like of int, default=None
-            The components that move. None: the active ones by ``kl_per_component_``, the
-            largest first, six at most.
+            The components that move. None takes the active components, at most six. The
+            component with the largest ``kl_per_component_`` comes first.
         span : float, default=2.0
-            How far z moves to either side. For a standard normal prior the unit is its standard
-            deviation.
+            How far z moves to either side. With a standard normal prior, the unit is the
+            standard deviation of the prior.
         n_steps : int, default=7
-            Points of each traversal; an odd number holds the start.
+            Points of each traversal. An odd number includes the start.
         image_shape : tuple of int, default=None
-            Height and width, where v2 is an image.
+            Height and width, if v2 is an image.
         ax : Axes or array-like of Axes, default=None
-            Where to draw; one is divided. None makes a figure.
+            Where to draw. One Axes is divided. None makes a figure.
 
         Returns
         -------
         LatentTraversalDisplay
             The display.
+
+        Raises
+        ------
+        TypeError
+            If the estimator has no method ``decode``.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        estimator, _ = last_step(estimator, None)
-        check_is_fitted(estimator)
+        estimator, _ = model_with("decode", cls.__name__, estimator, None)
         width = estimator.n_components_
         start = np.zeros(width) if start is None else np.asarray(start, dtype=np.float64)
         if start.shape != (width,):
@@ -145,12 +148,12 @@ class LatentTraversalDisplay:
         """Draw a row of images for each component, or a panel of feature profiles.
 
         Profiles show the change of the mean from the start, in standard deviations of the
-        decoder's noise: what is smaller than one drowns in it.
+        decoder's noise. A change below one is smaller than the noise.
 
         Parameters
         ----------
         ax : Axes or array-like of Axes, default=None
-            Where to draw; one is divided. None makes a figure.
+            Where to draw. One Axes is divided. None makes a figure.
 
         Returns
         -------

@@ -1,9 +1,12 @@
-"""How much does what is decoded change with z? The geometry of the latent space."""
+"""The geometry of the latent space: how much a step of z changes what is decoded."""
 
 from __future__ import annotations
 
+import warnings
+from functools import cache
 from threading import Lock
 
+import torch
 from torch import Tensor, nn
 from torch.func import jacfwd, vmap
 
@@ -19,13 +22,13 @@ def pullback_metric(decoder: nn.Module, z: Tensor) -> Tensor:
         \Sigma = \operatorname{diag} \sigma^2(z),
 
     with the Jacobians J of the decoder at z. It is the metric of the Gaussians, pulled back to
-    the latent space: for a small step dz the divergence of p(v2 | z + dz) from p(v2 | z) is
-    :math:`\tfrac12 dz^T G(z) \, dz` nats. It does not depend on the units of v2.
+    the latent space. For a small step dz the divergence of p(v2 | z + dz) from p(v2 | z) is
+    :math:`\tfrac12 dz^T G(z) \, dz` nats. The metric does not depend on the units of v2.
 
     Parameters
     ----------
     decoder : GaussianMLP
-        p(v2 | z): any module whose ``loc_and_log_scale(z)`` returns μ and log σ.
+        p(v2 | z), or any module whose ``loc_and_log_scale(z)`` returns μ and log σ.
     z : Tensor of shape (n_samples, latent_features)
         Points of the latent space.
 
@@ -57,8 +60,22 @@ def pullback_metric(decoder: nn.Module, z: Tensor) -> Tensor:
     def metric(point):
         (by_loc, by_log_scale), log_scale = jacfwd(parameters, has_aux=True)(point)
         weighted = by_loc * (-log_scale).exp()[:, None]  # Σ^(-1/2) J, of shape (out, latent)
-        # log σ² = 2 log σ, which makes the factor 1/2 a 2.
+        # log σ² = 2 log σ, so the factor 1/2 of the formula becomes 2.
         return weighted.mT @ weighted + 2 * by_log_scale.mT @ by_log_scale
 
     with _FORWARD_MODE:
+        _load_forward_mode()
         return vmap(metric)(z)
+
+
+@cache
+def _load_forward_mode() -> None:
+    """Make torch load its rules for forward mode, without its DeprecationWarning.
+
+    When a process first differentiates in forward mode, torch calls ``torch.jit.script`` and
+    warns that it is deprecated. Who asks for a metric can do nothing about that. Warning filters
+    belong to all threads, so they are changed for this one call only.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.script` is", DeprecationWarning)
+        jacfwd(torch.sin)(torch.zeros(()))
