@@ -1,6 +1,7 @@
 """GaussianVAEClassifier: classes from v1 and an estimate of v2, trained jointly."""
 
 import copy
+import warnings
 from numbers import Integral, Real
 
 import numpy as np
@@ -9,12 +10,19 @@ from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.metrics import accuracy_score
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _get_feature_names, check_is_fitted, validate_data
 from torch import nn
 
 from ._base import BaseGaussianVAE, drop_unweighted
 from ._inference import DTYPES
-from ._labels import choose_classes, distinct, find_labeled, weigh_labels
+from ._labels import (
+    check_any_labeled,
+    check_classes,
+    choose_classes,
+    distinct,
+    find_labeled,
+    weigh_labels,
+)
 from ._networks import ACTIVATIONS
 from ._random import torch_seed
 from ._sklearn_callbacks import with_callbacks
@@ -229,7 +237,9 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     >>> mean, std = model.predict_target(X, return_std=True)
     """
 
-    _label_share = 1.0  # for models stored before it was kept; every call sets it
+    # For models stored before these were kept; every call sets them.
+    _label_share = 1.0
+    _target_names = None
     _n_steps = 2000
     _orthogonal_from = np.inf  # Muon gains nothing here
     _n_rows_seen = 4_000_000
@@ -309,7 +319,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, X_target=None, sample_weight=None):
+    def fit(self, X, y, *, X_target=None, sample_weight=None):
         """Train the model.
 
         Parameters
@@ -334,7 +344,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y, classes=None, X_target=None, sample_weight=None):
+    def partial_fit(self, X, y, classes=None, *, X_target=None, sample_weight=None):
         """Train one pass over the rows, at a constant learning rate, without held-out rows.
 
         The first call learns scaling, classes and start; later calls keep them, and refuse
@@ -350,7 +360,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         classes : array-like of shape (n_classes,), default=None
             All classes that there will be; those in the first y by default.
         X_target : array-like of shape (n_samples, n_target_features) or (n_samples,), default=None
-            Targets v2 of the auto-encoder, X itself by default.
+            Targets v2 of the auto-encoder, X itself by default; columns as in the first call.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows; rows of weight zero are left out.
 
@@ -361,18 +371,19 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         """
         with self._all_or_nothing():
             reset = not self.__sklearn_is_fitted__()
+            known = None if classes is None else check_classes(classes, self.unlabeled)
             if not reset:
-                if classes is not None and not np.array_equal(distinct(classes), self.classes_):
+                if known is not None and not np.array_equal(known, self.classes_):
                     raise ValueError(
                         f"classes={classes!r} are not those of the first call, "
                         f"{self.classes_.tolist()}."
                     )
-                classes = self.classes_
+                known = self.classes_
             if self.class_weight == "balanced":
                 raise ValueError(
                     "class_weight='balanced' needs all rows at once: for partial_fit give a dict."
                 )
-            rows = self._validate_training(X, y, X_target, sample_weight, reset, classes)
+            rows = self._validate_training(X, y, X_target, sample_weight, reset, known)
             return self._partial_fit(*rows)
 
     def predict(self, X):
@@ -484,7 +495,9 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             Share of rows classified correctly.
         """
         predicted, y = self.predict(X), column_or_1d(y)
-        known = find_labeled(y, self.unlabeled)
+        check_consistent_length(predicted, y, sample_weight)
+        known = find_labeled(y, self._get_valid("unlabeled"))
+        check_any_labeled(known, self.unlabeled)
         distinct(y[known])  # it must be sorted
         weight = None if sample_weight is None else np.asarray(sample_weight)[known]
         return accuracy_score(y[known], predicted[known], sample_weight=weight)
@@ -495,41 +508,48 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             raise ValueError("unlabeled=nan equals nothing: mark missing labels by another value.")
         X, y = validate_data(self, X, y, dtype=DTYPES, reset=reset, ensure_min_samples=2)
         is_labeled = find_labeled(y, self.unlabeled)
-        classes = choose_classes(y[is_labeled], classes, self.unlabeled)
+        found = choose_classes(y[is_labeled], classes)
+        self._check_target_names(X_target, reset)
         self._has_own_target = X_target is not None
-        X_target = self._validate_target(X, X_target, reset)
+        X_target = _validate_target(X_target, X) if self._has_own_target else X
         weight, X, y, X_target, is_labeled = drop_unweighted(
             sample_weight, X, y, X_target, is_labeled
         )
+        n_known = np.sum(~np.isnan(X_target[:, 0]))
+        if reset and n_known < 2:
+            raise ValueError(
+                f"X_target is known for {n_known} rows; 2 are needed. Rows of weight zero do not "
+                "count."
+            )
+        if classes is None:
+            check_any_labeled(is_labeled, self.unlabeled)
+        if reset and self.unlabeled is not None and len(found) == 1:
+            warnings.warn(
+                f"Only one class is left, {found.tolist()[0]!r}: unlabeled={self.unlabeled!r} "
+                "marks rows without a label. If that is a class too, use another value.",
+                stacklevel=2,
+            )
         label = np.zeros(len(y), np.int64)
-        label[is_labeled] = np.searchsorted(classes, y[is_labeled])
+        label[is_labeled] = np.searchsorted(found, y[is_labeled])
         row_weight = np.ones(len(X)) if weight is None else weight / weight.mean()
-        label_weight = weigh_labels(label, row_weight * is_labeled, classes, self.class_weight)
+        label_weight = weigh_labels(label, row_weight * is_labeled, found, self.class_weight)
         label_weight = np.where(is_labeled, label_weight, -row_weight)  # as RowDataset has it
         self._label_share = float(row_weight[is_labeled].sum() / row_weight.sum())
         self._n_labeled = int(is_labeled.sum()) + (0 if reset else self._n_labeled)
-        self.classes_ = classes
+        self.classes_ = found
         return X, X_target, weight, label, label_weight.astype(np.float32)
 
-    def _validate_target(self, X, X_target, reset):
-        if X_target is None:
-            return X
-        if np.ndim(X_target) == 1:
-            X_target = np.asarray(X_target).reshape(-1, 1)
-        X_target = check_array(
-            X_target, dtype=DTYPES, ensure_all_finite="allow-nan", input_name="X_target"
-        )
-        check_consistent_length(X, X_target)
-        known = np.isfinite(X_target).all(1)
-        partly = ~known & ~np.isnan(X_target).all(1)
-        if partly.any():
+    def _check_target_names(self, X_target, reset):
+        """Remember the names of the columns of X_target, or compare them with those known."""
+        names = _get_feature_names(X_target)
+        if not self.__sklearn_is_fitted__() or (reset and not self.warm_start):
+            self._target_names = names
+        known = self._target_names
+        if names is not None and known is not None and not np.array_equal(names, known):
             raise ValueError(
-                f"{partly.sum()} rows of X_target are partly NaN or infinite: give a row in full, "
-                "or as NaN throughout where it is not known."
+                "The feature names of X_target should match those that were passed during fit, "
+                f"{known.tolist()}, got {names.tolist()}."
             )
-        if reset and known.sum() < 2:
-            raise ValueError(f"X_target is known for {known.sum()} rows; 2 are needed.")
-        return X_target
 
     def _count_members(self, n_rows):
         if self.n_estimators == "auto":
@@ -682,3 +702,24 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         # A user's module may draw from torch's global generator, as dropout does.
         with torch_seed(self._train_seeds[0] + len(self.net_.history), self.device_):
             super()._run(train, epochs)
+
+
+def _validate_target(X_target, X):
+    """Return X_target with two dimensions, its rows complete or NaN throughout."""
+    X_target = check_array(
+        X_target,
+        dtype=DTYPES,
+        ensure_2d=False,
+        ensure_all_finite="allow-nan",
+        input_name="X_target",
+    )
+    check_consistent_length(X, X_target)
+    X_target = X_target.reshape(len(X_target), -1)
+    missing = np.isnan(X_target)
+    partly = missing.any(1) & ~missing.all(1)
+    if partly.any():
+        raise ValueError(
+            f"{partly.sum()} rows of X_target are partly NaN: give a row in full, or as NaN "
+            "throughout where it is not known."
+        )
+    return X_target
