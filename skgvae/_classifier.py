@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from contextlib import nullcontext
 from numbers import Integral, Real
 
 import numpy as np
@@ -551,11 +552,14 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
                 f"{known.tolist()}, got {names.tolist()}."
             )
 
+    def _has_own_network(self, classifier):
+        """Return whether the classifier, or the ``module`` of net_params, is the user's."""
+        own = (name.split("__")[0] == "module" for name in self.net_params or {})
+        return classifier is not None or any(own)
+
     def _count_members(self, n_rows):
         if self.n_estimators == "auto":
-            own = (name.split("__")[0] == "module" for name in self.net_params or {})
-            is_plain = self.classifier is None and not any(own)
-            return 5 if is_plain and self._label_share == 1 else 1
+            return 1 if self._has_own_network(self.classifier) or self._label_share < 1 else 5
         return self.n_estimators
 
     def _choose_n_components(self, X, target):
@@ -612,18 +616,23 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         return balanced
 
     def _new_modules(self, rows, starts, n_alike):
-        modules = super()._new_modules(rows, starts, n_alike)
-        if len(modules) > 1:
-            stack = ModuleStack(copy.deepcopy(modules[:2]))
-            v1, v2 = (torch.stack([v[:2], v[:2]]) for v in (rows[0].v1, rows[0].v2))
-            try:
-                stack.classify(v1, v2)
-            except Exception as error:
-                raise ValueError(
-                    "Several of these classifiers cannot be trained at once: use n_estimators=1 "
-                    f"and n_init=1. torch says: {error}"
-                ) from error
+        with self._seeded(starts[0][0]["weights"]):
+            modules = super()._new_modules(rows, starts, n_alike)
+            if len(modules) > 1:
+                self._try_stack(modules[:2], rows[0])
         return modules
+
+    def _try_stack(self, modules, rows):
+        """Raise before training what a stack of the user's classifiers would raise."""
+        stack = ModuleStack(copy.deepcopy(modules))
+        v1, v2 = (torch.stack([v[:2], v[:2]]) for v in (rows.v1, rows.v2))
+        try:
+            stack.classify(v1, v2)
+        except Exception as error:
+            raise ValueError(
+                "Several of these classifiers cannot be trained at once: use n_estimators=1 "
+                f"and n_init=1. torch says: {error}"
+            ) from error
 
     def _make_module(self, generator):
         vae = super()._make_module(generator)
@@ -699,9 +708,13 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         super()._train(*args, **kwargs)
 
     def _run(self, train, epochs=None):
-        # A user's module may draw from torch's global generator, as dropout does.
-        with torch_seed(self._train_seeds[0] + len(self.net_.history), self.device_):
+        with self._seeded(self._train_seeds[0] + len(self.net_.history)):
             super()._run(train, epochs)
+
+    def _seeded(self, seed):
+        # A user's module may draw from torch's global generator, as dropout does; ours do not.
+        own = self._has_own_network(self._fitted_classifier)
+        return torch_seed(seed, self.device_) if own else nullcontext()
 
 
 def _validate_target(X_target, X):

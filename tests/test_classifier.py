@@ -462,6 +462,20 @@ def test_own_classifier_with_dropout_and_float32_tensors(wine):
     np.testing.assert_allclose(a.predict_proba(X).sum(1), 1)
 
 
+@pytest.mark.parametrize("n_estimators", [1, 2])
+def test_own_classifier_that_always_drops_leaves_the_generator_as_it_was(n_estimators, wine):
+    class AlwaysDrops(TwoLayers):
+        def forward(self, v1, v2_estimate):
+            return super().forward(nn.functional.dropout(v1, 0.5, True), v2_estimate)
+
+    model = GaussianVAEClassifier(classifier=AlwaysDrops, **FAST).set_params(
+        n_estimators=n_estimators
+    )
+    state = torch.get_rng_state()
+    model.fit(*wine)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 @pytest.mark.parametrize(
     ("classifier", "error", "message"),
     [
