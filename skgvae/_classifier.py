@@ -1,6 +1,8 @@
 """GaussianVAEClassifier: classes from v1 and an estimate of v2, trained jointly."""
 
 import copy
+import warnings
+from contextlib import nullcontext
 from numbers import Integral, Real
 
 import numpy as np
@@ -9,13 +11,20 @@ from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.metrics import accuracy_score
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _get_feature_names, check_is_fitted, validate_data
 from torch import nn
 
 from ._base import BaseGaussianVAE
 from ._groups import merge_copies
 from ._inference import DTYPES
-from ._labels import choose_classes, distinct, find_labeled, weigh_labels
+from ._labels import (
+    check_any_labeled,
+    check_classes,
+    choose_classes,
+    distinct,
+    find_labeled,
+    weigh_labels,
+)
 from ._networks import ACTIVATIONS
 from ._random import torch_seed
 from ._sklearn_callbacks import with_callbacks
@@ -231,7 +240,9 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     >>> mean, std = model.predict_target(X, return_std=True)
     """
 
-    _label_share = 1.0  # for models stored before it was kept; every call sets it
+    # For models stored before these were kept; every call sets them.
+    _label_share = 1.0
+    _target_names = None
     _n_steps = 2000
     _needs_judge = False  # the head's penalty keeps it from learning few labels by heart
     _orthogonal_from = np.inf  # Muon gains nothing here
@@ -370,7 +381,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         classes : array-like of shape (n_classes,), default=None
             All classes that there will be; those in the first y by default.
         X_target : array-like of shape (n_samples, n_target_features) or (n_samples,), default=None
-            Targets v2 of the auto-encoder, X itself by default.
+            Targets v2 of the auto-encoder, X itself by default; columns as in the first call.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows; rows of weight zero are left out.
 
@@ -381,19 +392,20 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         """
         with self._all_or_nothing():
             reset = not self.__sklearn_is_fitted__()
+            known = None if classes is None else check_classes(classes, self.unlabeled)
             if not reset:
-                if classes is not None and not np.array_equal(distinct(classes), self.classes_):
+                if known is not None and not np.array_equal(known, self.classes_):
                     raise ValueError(
                         f"classes={classes!r} are not those of the first call, "
                         f"{self.classes_.tolist()}."
                     )
-                classes = self.classes_
+                known = self.classes_
             if self.class_weight == "balanced":
                 raise ValueError(
                     "class_weight='balanced' needs all rows at once: for partial_fit give a dict."
                 )
             X, X_target, label, weight, _ = self._validate_training(
-                X, y, X_target, sample_weight, classes=classes, reset=reset, n_needed=1 + reset
+                X, y, X_target, sample_weight, classes=known, reset=reset, n_needed=1 + reset
             )
             labels = self._weigh_labels(label, weight)
             self._n_labeled = int(np.sum(label >= 0)) + (0 if reset else self._n_labeled)
@@ -508,7 +520,9 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             Share of rows classified correctly.
         """
         predicted, y = self.predict(X), column_or_1d(y)
-        known = find_labeled(y, self.unlabeled)
+        check_consistent_length(predicted, y, sample_weight)
+        known = find_labeled(y, self._get_valid("unlabeled"))
+        check_any_labeled(known, self.unlabeled)
         distinct(y[known])  # it must be sorted
         weight = None if sample_weight is None else np.asarray(sample_weight)[known]
         return accuracy_score(y[known], predicted[known], sample_weight=weight)
@@ -522,18 +536,30 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         refuse_dates(X)
         X, y = validate_data(self, X, y, dtype=DTYPES, reset=reset, ensure_min_samples=n_needed)
         is_labeled = find_labeled(y, self.unlabeled)
-        classes = choose_classes(y[is_labeled], classes, self.unlabeled)
+        found = choose_classes(y[is_labeled], classes)
         label = np.full(len(y), -1)
-        label[is_labeled] = np.searchsorted(classes, y[is_labeled])
+        label[is_labeled] = np.searchsorted(found, y[is_labeled])
+        self._check_target_names(X_target, reset)
         self._has_own_target = X_target is not None
-        X_target = self._validate_target(X, X_target)
+        X_target = _validate_target(X_target, X) if self._has_own_target else X
         weight, X, X_target, label, groups = drop_unweighted(
             sample_weight, X, X_target, label, check_groups(groups, X), n_needed=n_needed
         )
-        n_known = int(np.isfinite(X_target[:, 0]).sum())
-        if n_known < n_needed:
-            raise ValueError(f"X_target is known for {n_known} rows; {n_needed} are needed.")
-        self.classes_ = classes
+        n_known = np.sum(~np.isnan(X_target[:, 0]))
+        if n_known < 2 <= n_needed:
+            raise ValueError(
+                f"X_target is known for {n_known} rows; 2 are needed. Rows of weight zero do not "
+                "count."
+            )
+        if classes is None:
+            check_any_labeled(label >= 0, self.unlabeled)
+        if reset and self.unlabeled is not None and len(found) == 1:
+            warnings.warn(
+                f"Only one class is left, {found.tolist()[0]!r}: unlabeled={self.unlabeled!r} "
+                "marks rows without a label. If that is a class too, use another value.",
+                stacklevel=2,
+            )
+        self.classes_ = found
         return X, X_target, label, weight, groups
 
     def _weigh_labels(self, label, weight):
@@ -545,30 +571,26 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         self._label_share = float(weight[is_labeled].sum() / weight.sum())
         return label, np.where(is_labeled, own, -weight).astype(np.float32)
 
-    def _validate_target(self, X, X_target):
-        if X_target is None:
-            return X
-        refuse_dates(X_target, "X_target")
-        if np.ndim(X_target) == 1:
-            X_target = np.asarray(X_target).reshape(-1, 1)
-        X_target = check_array(
-            X_target, dtype=DTYPES, ensure_all_finite="allow-nan", input_name="X_target"
-        )
-        check_consistent_length(X, X_target)
-        known = np.isfinite(X_target).all(1)
-        partly = ~known & ~np.isnan(X_target).all(1)
-        if partly.any():
+    def _check_target_names(self, X_target, reset):
+        """Remember the names of the columns of X_target, or compare them with those known."""
+        names = _get_feature_names(X_target)
+        if reset:
+            self._target_names = names
+        known = self._target_names
+        if names is not None and known is not None and not np.array_equal(names, known):
             raise ValueError(
-                f"{partly.sum()} rows of X_target are partly NaN or infinite: give a row in full, "
-                "or as NaN throughout where it is not known."
+                "The feature names of X_target should match those that were passed during fit, "
+                f"{known.tolist()}, got {names.tolist()}."
             )
-        return X_target
+
+    def _has_own_network(self, classifier):
+        """Return whether the classifier, or the ``module`` of net_params, is the user's."""
+        own = (name.split("__")[0] == "module" for name in self.net_params or {})
+        return classifier is not None or any(own)
 
     def _count_members(self, n_rows):
         if self.n_estimators == "auto":
-            own = (name.split("__")[0] == "module" for name in self.net_params or {})
-            is_plain = self.classifier is None and not any(own)
-            return 5 if is_plain and self._label_share == 1 else 1
+            return 1 if self._has_own_network(self.classifier) or self._label_share < 1 else 5
         return self.n_estimators
 
     def _choose_n_components(self, X, target):
@@ -625,18 +647,23 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         return balanced
 
     def _new_modules(self, rows, starts, n_alike):
-        modules = super()._new_modules(rows, starts, n_alike)
-        if len(modules) > 1:
-            stack = ModuleStack(copy.deepcopy(modules[:2]))
-            v1, v2 = (torch.stack([v[:2], v[:2]]) for v in (rows[0].v1, rows[0].v2))
-            try:
-                stack.classify(v1, v2)
-            except Exception as error:
-                raise ValueError(
-                    "Several of these classifiers cannot be trained at once: use n_estimators=1 "
-                    f"and n_init=1. torch says: {error}"
-                ) from error
+        with self._seeded(starts[0][0]["weights"]):
+            modules = super()._new_modules(rows, starts, n_alike)
+            if len(modules) > 1:
+                self._try_stack(modules[:2], rows[0])
         return modules
+
+    def _try_stack(self, modules, rows):
+        """Raise before training what a stack of the user's classifiers would raise."""
+        stack = ModuleStack(copy.deepcopy(modules))
+        v1, v2 = (torch.stack([v[:2], v[:2]]) for v in (rows.v1, rows.v2))
+        try:
+            stack.classify(v1, v2)
+        except Exception as error:
+            raise ValueError(
+                "Several of these classifiers cannot be trained at once: use n_estimators=1 "
+                f"and n_init=1. torch says: {error}"
+            ) from error
 
     def _make_module(self, generator):
         vae = super()._make_module(generator)
@@ -712,6 +739,32 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         super()._train(*args, **kwargs)
 
     def _run(self, train, epochs=None):
-        # A user's module may draw from torch's global generator, as dropout does.
-        with torch_seed(self._train_seeds[0] + len(self.net_.history), self.device_):
+        with self._seeded(self._train_seeds[0] + len(self.net_.history)):
             super()._run(train, epochs)
+
+    def _seeded(self, seed):
+        # A user's module may draw from torch's global generator, as dropout does; ours do not.
+        own = self._has_own_network(self._fitted_classifier)
+        return torch_seed(seed, self.device_) if own else nullcontext()
+
+
+def _validate_target(X_target, X):
+    """Return X_target with two dimensions, its rows complete or NaN throughout."""
+    refuse_dates(X_target, "X_target")
+    X_target = check_array(
+        X_target,
+        dtype=DTYPES,
+        ensure_2d=False,
+        ensure_all_finite="allow-nan",
+        input_name="X_target",
+    )
+    check_consistent_length(X, X_target)
+    X_target = X_target.reshape(len(X_target), -1)
+    missing = np.isnan(X_target)
+    partly = missing.any(1) & ~missing.all(1)
+    if partly.any():
+        raise ValueError(
+            f"{partly.sum()} rows of X_target are partly NaN: give a row in full, or as NaN "
+            "throughout where it is not known."
+        )
+    return X_target

@@ -7,6 +7,7 @@ from numbers import Integral
 import numpy as np
 import torch
 from sklearn.utils import check_scalar, gen_batches
+from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._random import draw_seeds
@@ -14,7 +15,7 @@ from ._validation import refuse_dates
 from .likelihood import MAX_ELEMENTS, at_once, decoded_moments, latent_draws
 
 DTYPES = [np.float64, np.float32]
-# So few that, of hundreds of columns, several draws of each fit into MAX_ELEMENTS.
+# Few, so that with hundreds of columns several draws of each row fit into MAX_ELEMENTS.
 ROWS_PER_CHUNK = 256
 MIN_DRAWS_FOR_TAIL = 100
 
@@ -22,7 +23,7 @@ MIN_DRAWS_FOR_TAIL = 100
 class InferenceMixin:
     """Memory beyond the answer does not grow with the rows."""
 
-    # Of estimators that have no such parameter.
+    # For estimators without this parameter.
     tail = 1.0
 
     _n_decoders = None  # how many modules say what is decoded from a row; None: all
@@ -34,11 +35,10 @@ class InferenceMixin:
     def _by_rows(self, function, *arrays, scalers=None, inverses=None, size=1, n_modules=None):
         """Call ``function(modules, *tensors)`` on chunks of rows; return ndarrays.
 
-        It gets the first so many modules; None: all.
-
-        Where there are scalers, one for each array, they standardise the chunks; inverses, one
-        for each answer, give it units. A row takes ``size`` numbers. The arithmetic has the
-        dtype of the rows: float64 rows are answered in float64, by the same weights.
+        The modules are the first ``n_modules``, or all if it is None. The function holds
+        ``size`` numbers for each row. Scalers, one for each array, standardise the chunks;
+        inverses, one for each answer, give it units. The arithmetic has the dtype of the rows:
+        float64 rows are answered in float64, by the same weights.
         """
         dtype, n_rows = arrays[0].dtype, len(arrays[0])
         modules = [self._for_inference(module, dtype) for module in self.modules_[:n_modules]]
@@ -69,13 +69,22 @@ class InferenceMixin:
         n_draws = self._n_draws_per_module() * len(self.modules_)
         return latent_draws(n_draws, width or self.n_components_, self._draws_seed)
 
+    def _get_valid(self, name):
+        """Return a parameter that answers depend on: it may have been set since the fit."""
+        value = getattr(self, name)
+        validate_parameter_constraints(
+            self._parameter_constraints, {name: value}, caller_name=type(self).__name__
+        )
+        return value
+
     def _n_draws_per_module(self):
-        return -(-self.n_draws // len(self.modules_))
+        return -(-self._get_valid("n_draws") // len(self.modules_))
 
     def _tail_factor(self):
-        """Return the factor of one component's scale: of few components one is too many."""
+        """Return the factor of one component's scale, which is one if there are few components."""
         n_components = self._n_draws_per_module() * len(self.modules_)
-        return self.tail if n_components >= MIN_DRAWS_FOR_TAIL else 1.0
+        tail = self._get_valid("tail")
+        return tail if n_components >= MIN_DRAWS_FOR_TAIL else 1.0
 
     def _with_tail(self, function):
         """Give a function of :mod:`~skgvae.likelihood` that factor."""

@@ -7,7 +7,7 @@ from sklearn.utils.multiclass import check_classification_targets
 
 
 def find_labeled(y, unlabeled):
-    """Return a mask of the rows whose label is not the marker; None marks none."""
+    """Return a mask of the rows with a label: not the marker. The marker None marks no row."""
     if unlabeled is None:
         return np.ones(len(y), bool)
     if y.dtype.kind != "O" and (y.dtype.kind in "US") != isinstance(unlabeled, str):
@@ -18,7 +18,7 @@ def find_labeled(y, unlabeled):
 
 
 def distinct(labels):
-    """Return the labels that there are, sorted."""
+    """Return the different labels, sorted."""
     try:
         return np.unique(labels)
     except TypeError:
@@ -29,21 +29,35 @@ def distinct(labels):
         ) from None
 
 
-def choose_classes(y, classes, unlabeled):
+def check_any_labeled(is_labeled, unlabeled):
+    """Raise where no row has a label."""
+    if not is_labeled.any():
+        raise ValueError(
+            f"No row has a label: unlabeled={unlabeled!r} marks rows without one. Give the class "
+            "of at least one row of positive weight in y."
+        )
+
+
+def check_classes(classes, unlabeled):
+    """Return the classes that a user names, sorted, without the marker."""
+    classes = distinct(column_or_1d(classes))
+    return classes[find_labeled(classes, unlabeled)]
+
+
+def choose_classes(y, classes=None):
     """Return the classes, sorted: those found in the labels y unless given."""
-    if len(y) == 0 and classes is None:
-        raise ValueError(f"All labels are {unlabeled!r}, which marks unlabeled rows.")
     found = distinct(y)
     if len(y):
         with np.errstate(invalid="ignore"):  # it casts floats to integers, to see if they are
             check_classification_targets(y)
     if classes is None:
         return found
-    classes = distinct(column_or_1d(classes))
-    classes = classes[find_labeled(classes, unlabeled)]
     unknown = np.setdiff1d(found, classes)
     if len(unknown):
-        raise ValueError(f"y holds {unknown.tolist()}, which are not among the classes.")
+        raise ValueError(
+            f"y holds {unknown.tolist()}, which are not among the classes {classes.tolist()}. "
+            "Name all classes in the first call of partial_fit: partial_fit(X, y, classes=...)."
+        )
     return classes
 
 

@@ -1,10 +1,15 @@
 """Seeds: the one place that reads ``random_state``."""
 
+import threading
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from sklearn.utils import check_random_state
+
+# All threads share torch's global generator, so only one of them may seed it at a time. That
+# thread may do so again before it is done: a callback may fit another classifier.
+_seeding = threading.RLock()
 
 
 def draw_seeds(random_state, n_seeds):
@@ -22,11 +27,11 @@ def draw_seeds(random_state, n_seeds):
 def torch_seed(seed, device="cpu"):
     """Seed torch's global generators for a while, for code that knows no other.
 
-    That of the CPU, and that of the device: a machine may have more which are not ours.
+    These are the generator of the CPU and that of the device. Threads wait for each other here.
     """
     device = torch.device(device)
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with _seeding, torch.random.fork_rng(devices):
         torch.default_generator.manual_seed(seed)
         for used in devices:
             with torch.cuda.device(used):

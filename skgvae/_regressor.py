@@ -5,6 +5,7 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.base import RegressorMixin, _fit_context
+from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -23,6 +24,8 @@ from .mixture import mixture_quantile
 from .objectives import predictive_bound
 
 MEAN_POWER = 0.5
+# The largest coverage whose upper quantile, 0.5 + coverage / 2, is below one in float64.
+MAX_COVERAGE = 1 - float(np.finfo(np.float64).eps)
 
 
 class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
@@ -444,9 +447,12 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         ndarray of shape (n_samples, 2) or (n_samples, n_targets, 2)
             Lower and upper bound of each target.
         """
-        if not isinstance(coverage, Real) or not 0 < coverage < 1:
-            raise ValueError(f"coverage must be a number in (0, 1), got {coverage!r}.")
-        return self.predict_quantiles(X, [0.5 - coverage / 2, 0.5 + coverage / 2])
+        number = np.asarray(coverage)[()]  # an array of no dimension is one too
+        if not isinstance(number, Real) or not 0 < number <= MAX_COVERAGE:
+            raise ValueError(
+                f"coverage must be a number in (0, {MAX_COVERAGE}], got {coverage!r}."
+            )
+        return self.predict_quantiles(X, [0.5 - number / 2, 0.5 + number / 2])
 
     def score_samples(self, X, y=None):
         """Return log p(y | x) of each row, jointly over the targets.
@@ -513,9 +519,10 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             reset=reset,
             ensure_min_samples=2 if reset else 1,
         )
+        y = check_array(y, dtype=np.float64, ensure_2d=False, input_name="y")  # refuses sparse
         if reset:
             self._is_single = y.ndim == 1
-        return X, y.reshape(len(y), -1).astype(np.float64, copy=False)
+        return X, y.reshape(len(y), -1)
 
     @property
     def _n_components_decoded(self):

@@ -350,6 +350,24 @@ def test_labels_of_several_types_are_refused(other, wine):
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("labels", [[-1, 1], ["", "a"]])
+def test_a_warning_where_the_marker_leaves_one_class(labels, method, wine):
+    X, y = wine
+    model = GaussianVAEClassifier(**FAST, unlabeled=labels[0])
+    with pytest.warns(UserWarning, match=f"Only one class is left, {labels[1]!r}: unlabeled="):
+        getattr(model, method)(X, np.array(labels)[y % 2])
+    assert model.classes_.tolist() == labels[1:]
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_weights_are_given_by_name(method, wine):
+    train = getattr(GaussianVAEClassifier(**FAST), method)
+    between = [np.unique(wine[1])] if method == "partial_fit" else []
+    with pytest.raises(TypeError, match="positional arguments"):
+        train(*wine, *between, np.ones(178))
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
 def test_keys_of_net_params_are_names(method, wine):
     model = GaussianVAEClassifier(**FAST, net_params={1: 2})
     with pytest.raises(ValueError, match=r"names of parameters as keys, got \[1\]"):
@@ -361,6 +379,13 @@ def test_score_leaves_out_rows_without_a_label(fitted, wine):
     model = clone(fitted).set_params(unlabeled=-1).fit(X, y)
     hidden = np.where(np.arange(178) % 2, y, -1)
     assert model.score(X, hidden) == model.score(X[1::2], y[1::2])
+    weight = np.linspace(1, 2, 178)
+    assert model.score(X, hidden, weight) == model.score(X[1::2], y[1::2], weight[1::2])
+    with pytest.raises(ValueError, match="No row has a label: unlabeled=-1 marks rows without"):
+        model.score(X[::2], hidden[::2])
+    for wrong in ({"y": y[:-1]}, {"y": y, "sample_weight": weight[:-1]}):
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+            model.score(X, **wrong)
     with pytest.raises(ValueError, match="unlabeled=nan equals nothing"):
         GaussianVAEClassifier(**FAST, unlabeled=np.nan).fit(X, np.where(y > 1, np.nan, y))
     with pytest.raises(ValueError, match="unlabeled=-1 can equal no label in y"):
@@ -435,6 +460,20 @@ def test_own_classifier_with_dropout_and_float32_tensors(wine):
     assert torch.equal(torch.get_rng_state(), state)
     np.testing.assert_array_equal(a.predict_proba(X), b.predict_proba(X))
     np.testing.assert_allclose(a.predict_proba(X).sum(1), 1)
+
+
+@pytest.mark.parametrize("n_estimators", [1, 2])
+def test_own_classifier_that_always_drops_leaves_the_generator_as_it_was(n_estimators, wine):
+    class AlwaysDrops(TwoLayers):
+        def forward(self, v1, v2_estimate):
+            return super().forward(nn.functional.dropout(v1, 0.5, True), v2_estimate)
+
+    model = GaussianVAEClassifier(classifier=AlwaysDrops, **FAST).set_params(
+        n_estimators=n_estimators
+    )
+    state = torch.get_rng_state()
+    model.fit(*wine)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(
@@ -534,9 +573,16 @@ def test_partial_fit(wine):
         clone(model).set_params(class_weight="balanced").partial_fit(X, y)
     assert list(model.classes_) == [0, 1, 2, 3]
     assert model.score(X, y) > 0.9
-    with pytest.raises(ValueError, match=r"y holds \[7\], which are not among the classes"):
+    message = (
+        r"y holds \[7\], which are not among the classes \[0, 1, 2, 3\]. Name all .* first call"
+    )
+    with pytest.raises(ValueError, match=message):
         model.partial_fit(X, np.where(y == 1, 7, y))
     assert model.score(X, y) > 0.9
+    with pytest.raises(
+        ValueError, match=r"y holds \[2\], which are not among the classes \[0, 1\]"
+    ):
+        clone(model).partial_fit(X, y, classes=[0, 1])
 
 
 def test_partial_fit_of_batches_without_labels_or_targets(wine):
@@ -544,13 +590,31 @@ def test_partial_fit_of_batches_without_labels_or_targets(wine):
     model = GaussianVAEClassifier(**FAST, unlabeled=-1)
     model.partial_fit(X, y, classes=[-1, 0, 1, 2], X_target=X[:, :3])
     assert list(model.classes_) == [0, 1, 2]
-    model.partial_fit(X, np.full(178, -1), X_target=X[:, :3])
+    model.partial_fit(X, np.full(178, -1), classes=[0, -1, 1, 2], X_target=X[:, :3])
     assert model.history_[-1]["train_cross_entropy"] == 0
     assert model.history_[-1]["train_kl"] > 0
     model.partial_fit(X, y, X_target=np.full((178, 3), np.nan))
     assert model.history_[-1]["train_cross_entropy"] > 0
     assert model.history_[-1]["train_kl"] == 0
     assert np.isfinite(model.predict_proba(X)).all()
+
+
+def test_columns_of_the_target_keep_their_names(wine):
+    X, y = wine
+    V = pd.DataFrame(X[:, :3], columns=["a", "b", "c"])
+    model = GaussianVAEClassifier(**FAST, warm_start=True).fit(X, y, X_target=V)
+    loaded = pickle.loads(pickle.dumps(model))
+    swapped = V[["b", "a", "c"]]
+    for method in (model.fit, model.partial_fit, loaded.partial_fit):
+        with pytest.raises(ValueError, match="feature names of X_target should match those"):
+            method(X, y, X_target=swapped)
+        method(X, y, X_target=V)
+        method(X, y, X_target=V.to_numpy())  # without names there is nothing to compare
+    with pytest.raises(ValueError, match="feature names of X_target"):
+        model.partial_fit(X, y, X_target=swapped)
+    model.set_params(warm_start=False).fit(X, y, X_target=swapped).partial_fit(
+        X, y, X_target=swapped
+    )
 
 
 def test_parameters_changed_after_fitting_count_in_partial_fit(wine):
@@ -609,11 +673,20 @@ def test_the_target_is_routed_row_by_row(wine):
 
 # Errors
 
+ROW = np.arange(178)
+KNOWN_BELOW = np.where(ROW < 89, np.nan, 1.0 * ROW)
+
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"y": np.full(178, -1)}, "All labels are -1"),
+        ({"y": np.full(178, -1)}, "No row has a label: unlabeled=-1 marks rows without one"),
+        (
+            {"y": np.repeat([1, -1], 89), "sample_weight": np.repeat([0.0, 1.0], 89)},
+            "No row has a label",
+        ),
+        ({"X_target": KNOWN_BELOW, "sample_weight": (ROW < 89) * 1.0}, "known for 0 rows; 2 are"),
+        ({"X_target": KNOWN_BELOW, "sample_weight": (ROW < 90) * 1.0}, "known for 1 rows; 2 are"),
         ({"X_target": np.full((178, 2), np.nan)}, "X_target is known for 0 rows"),
         ({"X_target": np.where(np.eye(178)[:, :2] > 0, np.nan, 1.0)}, "2 rows .* partly NaN"),
         ({"X_target": np.ones((100, 2))}, "inconsistent numbers of samples"),

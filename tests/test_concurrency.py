@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from joblib import Parallel, delayed
+from skorch.callbacks import Callback
+from torch import nn
 
 from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
 
@@ -36,6 +38,55 @@ def test_fits_side_by_side_equal_fits_in_turn(backend, rows):
         in_turn, parallel(delayed(fit_transform)(*j, *rows) for j in jobs), strict=True
     ):
         np.testing.assert_array_equal(a, b)
+
+
+class WithDropout(nn.Module):
+    """A user's classifier, which draws from torch's global generator."""
+
+    def __init__(self, in_features, target_features, n_classes):
+        super().__init__()
+        self.out = nn.Linear(in_features + target_features, n_classes)
+
+    def forward(self, v1, v2_estimate):
+        v = torch.cat([v1, v2_estimate], 1)
+        return self.out(nn.functional.dropout(v, 0.5, self.training))
+
+
+def fit_with_dropout(seed, X, y):
+    params = {**FAST, "max_epochs": 5, "n_estimators": 1}
+    model = GaussianVAEClassifier(2, classifier=WithDropout, random_state=seed, **params)
+    return model.fit(X, y).predict_proba(X)
+
+
+def test_dropout_side_by_side_equals_dropout_in_turn(rows):
+    in_turn = [fit_with_dropout(seed, *rows) for seed in range(4)]
+    state = torch.get_rng_state()
+    with ThreadPoolExecutor(4) as pool:
+        for a, b in zip(
+            in_turn, pool.map(lambda seed: fit_with_dropout(seed, *rows), range(4)), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class DrawsFromTorch(Callback):
+    """Stands for another thread, which draws from torch's global generator during a fit."""
+
+    def __init__(self):
+        self.drawn = []
+
+    def on_epoch_end(self, net, **kwargs):
+        self.drawn.append(torch.rand(1).item())
+
+
+@pytest.mark.parametrize("kind", [GaussianVAE, GaussianVAERegressor, GaussianVAEClassifier])
+def test_a_fit_leaves_the_global_generator_to_others(kind, rows):
+    other = DrawsFromTorch()
+    model = kind(2, random_state=0, net_params={"callbacks": [other]}, **FAST)
+    expected = torch.rand(2, generator=torch.Generator().manual_seed(1)).tolist()
+    torch.manual_seed(1)
+    model.fit(*rows)
+    assert other.drawn == expected
 
 
 BY_ROWS = {

@@ -207,6 +207,19 @@ def test_a_failed_refit_keeps_the_fitted_model(method, warm_start, make, rows):
     assert_usable(model, rows[0])
 
 
+@pytest.mark.parametrize("value", [-1, 0, 2.5, "many"])
+def test_a_number_of_draws_that_is_wrong_is_refused_after_fitting_too(value, make, rows):
+    X, y = rows
+    model = make(max_epochs=1)
+    with pytest.raises(ValueError, match=f"'n_draws' parameter .* Got {value!r}") as in_fit:
+        make(n_draws=value).fit(X, y)
+    before = answers(model.fit(X, y), X)
+    with pytest.raises(ValueError, match="'n_draws' parameter") as in_answers:
+        answers(model.set_params(n_draws=value), X)
+    assert str(in_answers.value) == str(in_fit.value)
+    assert_same(model.set_params(n_draws=4), before, X)
+
+
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 def test_rows_that_are_refused_keep_the_fitted_model(method, make, rows):
     X, y = rows

@@ -4,7 +4,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import sparse, stats
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import load_diabetes, load_linnerud
@@ -201,6 +201,9 @@ def test_one_distribution_behind_every_answer(two_targets):
     np.testing.assert_allclose(
         model.predict_interval(X, 0.8), model.predict_quantiles(X, [0.1, 0.9])
     )
+    np.testing.assert_array_equal(
+        model.predict_interval(X, np.array(0.8)), model.predict_interval(X, 0.8)
+    )
     np.testing.assert_array_equal(model.predict_quantiles(X, 0.5), quantiles[..., 1])
     loc, scale = model._predict_components(X)
     log_prob = stats.norm.logpdf(Y[:4], loc, scale).sum(-1)
@@ -258,6 +261,18 @@ def test_units_of_the_target(diabetes):
         b.score_samples(X, 3.7 * y + 1e5), a.score_samples(X, y) - np.log(3.7), rtol=1e-4
     )
     np.testing.assert_allclose(b.noise_variance_, 3.7**2 * a.noise_variance_, rtol=1e-4)
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e3, 1e6])
+def test_predictions_scale_with_the_unit_of_the_target(unit, fitted, diabetes):
+    X, y = diabetes
+    other = GaussianVAERegressor(**FAST).fit(X, unit * y)
+    for a, b in zip(
+        other.predict(X, return_std=True), fitted.predict(X, return_std=True), strict=True
+    ):
+        np.testing.assert_allclose(a / unit, b, rtol=1e-4)
+    log_prob = other.score_samples(X, unit * y) + np.log(unit)
+    np.testing.assert_allclose(log_prob, fitted.score_samples(X, y), rtol=1e-4)
 
 
 @pytest.mark.parametrize("n_targets", [None, 1, 3])
@@ -339,6 +354,18 @@ def test_rounded_targets_have_a_floor():
     assert std.min() >= 1 / np.sqrt(12) * (1 - 1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::skgvae.PosteriorCollapseWarning")
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("value", [0.0, 5000.0, 2.0**24 - 1, -1e-12])
+def test_constant_target_of_any_size(value, dtype):
+    X = np.random.default_rng(0).standard_normal((30, 2)).astype(dtype)
+    model = GaussianVAERegressor(**FAST).fit(X, np.full(30, value, dtype))
+    mean, std = model.predict(X, return_std=True)
+    np.testing.assert_allclose(mean, value, atol=0.5)  # the scale of a constant is one
+    assert np.isfinite(std).all()
+    assert std.max() < 2
+
+
 def test_constant_target():
     X = np.random.default_rng(0).standard_normal((60, 2))
     model = GaussianVAERegressor(kl_weight=1.0, n_estimators=1, max_epochs=60, random_state=0)
@@ -362,6 +389,21 @@ def test_weights_move_the_prediction():
     weight = np.r_[np.full(150, 9.0), np.ones(150)]
     model = GaussianVAERegressor(max_epochs=20, random_state=0)
     assert model.fit(X, y, sample_weight=weight).predict(X).mean() == pytest.approx(0.1, abs=0.07)
+
+
+def test_weights_are_given_by_name(diabetes):
+    for method in ("fit", "partial_fit"):
+        with pytest.raises(TypeError, match="positional arguments"):
+            getattr(GaussianVAERegressor(**FAST), method)(*diabetes, np.ones(442))
+
+
+@pytest.mark.parametrize("tail", [0, 0.5, -1, "wide"])
+def test_a_tail_that_is_wrong_is_refused_after_fitting_too(tail, diabetes):
+    X, y = diabetes
+    model = GaussianVAERegressor(**FAST).fit(X, y).set_params(tail=tail)
+    for method in ("predict", "predict_interval", "predict_variance", "score_samples", "sample"):
+        with pytest.raises(ValueError, match=f"'tail' parameter .* Got {tail!r}"):
+            getattr(model, method)(X)
 
 
 def test_partial_fit_and_state(diabetes):
@@ -411,13 +453,16 @@ def test_errors(fitted, diabetes):
     for wrong in ([], [[0.5]]):
         with pytest.raises(ValueError, match="quantiles must be a number or a list"):
             fitted.predict_quantiles(X, wrong)
-    for wrong in (90, [0.5, 0.9]):
-        with pytest.raises(ValueError, match=r"coverage must be a number in \(0, 1\), got"):
+    for wrong in (90, [0.5, 0.9], 0, np.nan, 1 - 1e-16, "0.9", None):
+        with pytest.raises(ValueError, match=r"coverage must be a number in \(0, 0.9999.*\], got"):
             fitted.predict_interval(X, wrong)
     with pytest.raises(ValueError, match="n_samples == 0"):
         fitted.sample(X, 0)
     with pytest.raises(ValueError, match="y has 2 targets, but the model was fitted to 1"):
         fitted.score_samples(X, np.column_stack([y, y]))
+    for method in (fitted.score_samples, clone(fitted).fit, clone(fitted).partial_fit):
+        with pytest.raises(TypeError, match="Sparse data was passed for y, but dense data"):
+            method(X, sparse.csr_array(y[:, None]))
     with pytest.raises(ValueError, match="contains NaN"):
         GaussianVAERegressor(**FAST).fit(X, np.where(y > 100, np.nan, y))
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
