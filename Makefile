@@ -42,7 +42,8 @@ dist: $(VENV)/.ready  ## build what is published, run tests of the unpacked arch
 	$(PY) -m twine check --strict dist/*
 	tar xf dist/*.tar.gz -C build/sdist --strip-components 1
 	cd build/sdist && OMP_NUM_THREADS=1 $(abspath $(PY)) -m pytest \
-	    tests/test_benchmarks.py tests/test_docs.py tests/test_layout.py tests/test_persistence.py
+	    tests/test_benchmarks.py tests/test_docs.py tests/test_layout.py \
+	    tests/test_persistence.py tests/test_readme.py
 
 mutants: $(VENV)/.ready  ## what is committed, changed line by line: what do the tests miss? (hours)
 	$(PY) -m pip install --quiet cosmic-ray -c constraints.txt

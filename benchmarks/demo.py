@@ -114,7 +114,8 @@ def main():
 if __name__ == "__main__":
     warnings.simplefilter("ignore", ConvergenceWarning)  # of the classical models
     torch.set_num_threads(1)
-    print(f"One fit takes up to a minute or two, and there are {3 * len(SEEDS)} of GaussianVAE.\n")
+    print("This takes about 6 minutes on one free core, longer if other programs need the core.")
+    print("Both times in a row are means over its fits.\n")
     start = clocks()
     with threadpool_limits(1):
         main()
