@@ -2,6 +2,8 @@ VENV = .venv
 PYTHON ?= python3
 PY = $(VENV)/bin/python
 OLDEST = .venv-oldest
+# CI runs the floor, 2.5.0. Its build without CUDA is on pytorch.org, not on PyPI.
+OLDEST_TORCH ?= 2.13.0
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -14,7 +16,7 @@ $(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
 
 $(OLDEST)/.ready: setup.cfg pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --quiet torch -c constraints-oldest.txt
+	$(OLDEST)/bin/python -m pip install --quiet torch==$(OLDEST_TORCH)
 	$(OLDEST)/bin/python -m pip install --quiet -e '.[plot,test]' -c constraints-oldest.txt
 	touch $@
 
@@ -32,6 +34,16 @@ test-all: $(VENV)/.ready  ## run all tests, the slow ones too, with coverage
 
 test-oldest: $(OLDEST)/.ready  ## run the tests with the oldest versions that are supported
 	$(OLDEST)/bin/python -m pytest
+
+dist: $(VENV)/.ready  ## build what is published, run tests of the unpacked archive
+	$(PY) -m pip install --quiet build twine -c constraints.txt
+	rm -rf dist build/sdist && mkdir -p build/sdist
+	$(PY) -m build
+	$(PY) -m twine check --strict dist/*
+	tar xf dist/*.tar.gz -C build/sdist --strip-components 1
+	cd build/sdist && OMP_NUM_THREADS=1 $(abspath $(PY)) -m pytest \
+	    tests/test_benchmarks.py tests/test_docs.py tests/test_layout.py \
+	    tests/test_persistence.py tests/test_readme.py
 
 mutants: $(VENV)/.ready  ## what is committed, changed line by line: what do the tests miss? (hours)
 	$(PY) -m pip install --quiet cosmic-ray -c constraints.txt
@@ -67,8 +79,8 @@ bench: $(VENV)/.ready  ## measure speed, tell about the other benchmarks
 	@echo '  $(PY) benchmarks/regression.py DATA   (also multi_output.py, classification.py)'
 
 clean:  ## remove the environment and what was built
-	rm -rf $(VENV) $(OLDEST) build *.egg-info .pytest_cache .ruff_cache .coverage
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .ruff_cache .coverage
 	rm -rf docs/_build docs/auto_examples docs/generated docs/sg_execution_times.rst
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test test-all test-oldest mutants audit lint docs bench clean
+.PHONY: help demo test test-all test-oldest dist mutants audit lint docs bench clean

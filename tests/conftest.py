@@ -1,4 +1,5 @@
 import os
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -11,6 +12,14 @@ def pytest_generate_tests(metafunc):
     if "seed" in metafunc.fixturenames:
         first, _, last = os.environ.get("SKGVAE_SEEDS", "0").partition("-")
         metafunc.parametrize("seed", range(int(first), int(last or first) + 1))
+
+
+def pytest_collection_modifyitems(items):
+    """Skip the examples in docstrings of the displays if there is no matplotlib."""
+    if find_spec("matplotlib") is None:
+        for item in items:
+            if item.nodeid.startswith("skgvae/display/"):
+                item.add_marker(pytest.mark.skip(reason="needs matplotlib"))
 
 
 TRIED = {

@@ -3,6 +3,8 @@
 import ast
 import configparser
 import inspect
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -123,7 +125,6 @@ MAY_IMPORT = {
     "mixture": TORCH_ONLY,
     "display.__init__": {"latent", "predictive", "reconstruction", "training", "traversal"},
     "display.axes": {"matplotlib", "numpy"},
-    "display.conftest": set(),
     "display.latent": {"matplotlib", "numpy", "sklearn", "_last_step", "axes"},
     "display.predictive": {
         "matplotlib",
@@ -189,12 +190,37 @@ def floors(*extras):
     return dict(line.split(">=") for part in parts for line in part.split("\n") if ">=" in line)
 
 
+def versions(name):
+    lines = (PACKAGE.parent / name).read_text().splitlines()
+    return dict(line.split("==") for line in lines if "==" in line)
+
+
 def test_the_oldest_versions_that_are_tested_are_the_floors():
-    lines = (PACKAGE.parent / "constraints-oldest.txt").read_text().splitlines()
-    tested = dict(line.split("==") for line in lines if "==" in line)
+    workflow = (PACKAGE.parent / ".github/workflows/ci.yml").read_text()
+    tested = versions("constraints-oldest.txt")
+    tested["torch"] = re.search("OLDEST_TORCH=(.+)", workflow)[1]
     for name, floor in floors("plot", "test").items():
-        if name != "torch":  # which stays at the newest
-            assert f"{tested[name]}.".startswith(f"{floor}."), name
+        assert f"{tested[name]}.".startswith(f"{floor}."), name
+
+
+def test_pre_commit_has_the_ruff_of_make_lint():
+    hooks = (PACKAGE.parent / ".pre-commit-config.yaml").read_text()
+    pinned = re.search(r"ruff-pre-commit\s+rev: v(\S+)", hooks)[1]
+    assert pinned == versions("constraints.txt")["ruff"]
+
+
+def test_the_package_holds_no_tests_and_says_that_it_is_typed():
+    assert (PACKAGE / "py.typed").exists()
+    assert not [*PACKAGE.rglob("conftest.py"), *PACKAGE.rglob("test_*.py")]
+
+
+def test_python_versions_of_the_metadata_are_those_of_ci():
+    parser = configparser.ConfigParser()
+    parser.read(PACKAGE.parent / "setup.cfg")
+    claimed = re.findall(r"Python :: (3\.\d+)", parser["metadata"]["classifiers"])
+    workflow = (PACKAGE.parent / ".github/workflows/ci.yml").read_text()
+    assert json.loads(re.search(r"python: (\[.+\])", workflow)[1]) == claimed
+    assert parser["options"]["python_requires"] == f">={claimed[0]}"
 
 
 def test_import_is_lean():

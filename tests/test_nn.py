@@ -69,7 +69,7 @@ def test_state_dict_round_trip(noise):
     buffer = io.BytesIO()
     torch.save(a.state_dict(), buffer)
     buffer.seek(0)
-    b.load_state_dict(torch.load(buffer))
+    b.load_state_dict(torch.load(buffer, weights_only=True))
     z = torch.randn(5, 2)
     x = torch.randn(5, 4)
     assert torch.equal(a.decoder(z).log_prob(x), b.decoder(z).log_prob(x))
