@@ -3,7 +3,7 @@
 import copy
 import warnings
 from abc import ABCMeta, abstractmethod
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from numbers import Integral, Real
 
 import numpy as np
@@ -21,7 +21,7 @@ from ._networks import (
     module_params,
     resolve_device,
 )
-from ._random import draw_seeds
+from ._random import draw_seeds, torch_seed
 from ._scaling import FARTHEST, Standardizer, grid_noise
 from ._sklearn_callbacks import CallbackSupportMixin, SklearnCallbacks
 from ._together import train_among_others
@@ -193,7 +193,8 @@ class BaseGaussianVAE(
         starts = [(seed, init) for seed in seeds for init in inits for _ in splits[0]]
         seeds = [seed for seed, _ in starts]
         n_alike = n_starts * len(splits[0])
-        modules = self.modules_ if continues else self._new_modules(train, starts, n_alike)
+        with self._seeded(seeds[0]["weights"]):
+            modules = self.modules_ if continues else self._new_modules(train, starts, n_alike)
         self._train_seeds = [seed["train"] for seed in seeds]
         self._split_seeds = [seed["split"] for seed in seeds]
         self._choose_optimizer()
@@ -222,7 +223,8 @@ class BaseGaussianVAE(
             self._resolve_training(len(rows), 0)
             self._train_seeds = [seed["train"] for seed in seeds]
             starts = [(seed, *self._choose_inits()) for seed in seeds]
-            modules = self._new_modules([rows] * len(seeds), starts, len(seeds))
+            with self._seeded(seeds[0]["weights"]):
+                modules = self._new_modules([rows] * len(seeds), starts, len(seeds))
             self._choose_optimizer()
             self.net_ = self._make_net(modules).initialize()
         self.net_.schedule = None
@@ -396,7 +398,16 @@ class BaseGaussianVAE(
             )
 
     def _run(self, train, epochs=None):
-        self.net_.partial_fit(StackedRows(train), epochs=epochs)
+        with self._seeded(self._train_seeds[0] + len(self.net_.history)):
+            self.net_.partial_fit(StackedRows(train), epochs=epochs)
+
+    def _has_own_network(self):
+        """Return whether the user brings a network, or a part of one."""
+        return any(name.split("__")[0] == "module" for name in self.net_params or {})
+
+    def _seeded(self, seed):
+        """Seed torch's global generator if a network may draw from it, as dropout does."""
+        return torch_seed(seed, self.device_) if self._has_own_network() else nullcontext()
 
     @torch.no_grad()
     def _describe(self, train):

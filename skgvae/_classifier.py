@@ -2,7 +2,6 @@
 
 import copy
 import warnings
-from contextlib import nullcontext
 from numbers import Integral, Real
 
 import numpy as np
@@ -583,14 +582,12 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
                 f"{known.tolist()}, got {names.tolist()}."
             )
 
-    def _has_own_network(self, classifier):
-        """Return whether the classifier, or the ``module`` of net_params, is the user's."""
-        own = (name.split("__")[0] == "module" for name in self.net_params or {})
-        return classifier is not None or any(own)
+    def _has_own_network(self):
+        return self.classifier is not None or super()._has_own_network()
 
     def _count_members(self, n_rows):
         if self.n_estimators == "auto":
-            return 1 if self._has_own_network(self.classifier) or self._label_share < 1 else 5
+            return 1 if self._has_own_network() or self._label_share < 1 else 5
         return self.n_estimators
 
     def _choose_n_components(self, X, target):
@@ -647,10 +644,9 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         return balanced
 
     def _new_modules(self, rows, starts, n_alike):
-        with self._seeded(starts[0][0]["weights"]):
-            modules = super()._new_modules(rows, starts, n_alike)
-            if len(modules) > 1:
-                self._try_stack(modules[:2], rows[0])
+        modules = super()._new_modules(rows, starts, n_alike)
+        if len(modules) > 1:
+            self._try_stack(modules[:2], rows[0])
         return modules
 
     def _try_stack(self, modules, rows):
@@ -737,15 +733,6 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         weight = self.net_.criterion_.vae_weight
         self.net_.stack_.stacked.vae.requires_grad_(weight > 0)
         super()._train(*args, **kwargs)
-
-    def _run(self, train, epochs=None):
-        with self._seeded(self._train_seeds[0] + len(self.net_.history)):
-            super()._run(train, epochs)
-
-    def _seeded(self, seed):
-        # A user's module may draw from torch's global generator, as dropout does; ours do not.
-        own = self._has_own_network(self._fitted_classifier)
-        return torch_seed(seed, self.device_) if own else nullcontext()
 
 
 def _validate_target(X_target, X):

@@ -69,6 +69,23 @@ def test_dropout_side_by_side_equals_dropout_in_turn(rows):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+class NoisySiLU(nn.Module):
+    def forward(self, x):
+        return nn.functional.dropout(nn.functional.silu(x), 0.2, self.training)
+
+
+@pytest.mark.parametrize("kind", [GaussianVAE, GaussianVAERegressor, GaussianVAEClassifier])
+def test_a_module_that_draws_follows_random_state(kind, rows):
+    found = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        model = kind(
+            2, random_state=0, net_params={"module__activation": NoisySiLU}, n_estimators=1, **FAST
+        )
+        found.append(model.fit(*rows).transform(rows[0]))
+    np.testing.assert_array_equal(*found)
+
+
 class DrawsFromTorch(Callback):
     """Stands for another thread, which draws from torch's global generator during a fit."""
 
