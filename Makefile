@@ -74,6 +74,7 @@ bench: $(VENV)/.ready  ## measure speed, tell about the other benchmarks
 	@echo 'The others, and what they need: benchmarks/README.md. In short, DATA a folder of sets:'
 	@echo '  $(PY) -m pip install -r benchmarks/requirements.txt'
 	@echo '  $(PY) benchmarks/speed.py --part epochs quality memory growth stack cuda'
+	@echo '  $(PY) benchmarks/cost.py DATA --baseline COMMIT'
 	@echo '  $(PY) benchmarks/density.py DATA'
 	@echo '  $(PY) benchmarks/aevb.py DATA'
 	@echo '  $(PY) benchmarks/regression.py DATA   (also multi_output.py, classification.py)'

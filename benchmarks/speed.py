@@ -22,12 +22,26 @@ import argparse
 import statistics
 import time
 import warnings
+from functools import partial
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from speed_peers import FITS, Setting, data, hand_written, n_training_rows, ours
 from threadpoolctl import threadpool_limits
+
+# The rows, made when they are needed, and the setting of part ``epochs``.
+SIZES = {
+    "digits": (lambda: load_digits().data.astype(np.float32), Setting(100, 128)),
+    "20 000 × 32": (partial(data, 20_000, 32), Setting(10, 256)),
+    "200 000 × 64": (partial(data, 200_000, 64), Setting(3, 512)),
+}
+SMALL_SIZES = {"1000 × 8": (partial(data, 1000, 8), Setting(2, 128))}
+
+
+def standardised(X):
+    mean, scale = X.mean(0), X.std(0)
+    return (X - mean) / np.where(scale > 0, scale, 1)
 
 
 def seconds_of(fit, X, setting):
@@ -50,20 +64,12 @@ def short(n_rows=20_000, n_columns=32, epochs=20, n_pairs=5):
 
 def epochs(small=False, n_rounds=5):
     """Print seconds per epoch: those of the whole fit, divided by its epochs."""
-    sizes = {
-        "digits": (load_digits().data.astype(np.float32), Setting(100, 128)),
-        "20 000 × 32": (data(20_000, 32), Setting(10, 256)),
-        "200 000 × 64": (data(200_000, 64), Setting(3, 512)),
-    }
-    if small:
-        sizes = {"1000 × 8": (data(1000, 8), Setting(2, 128))}
-    for title, (X, setting) in sizes.items():
-        compare(title, X, setting, 2 if small else n_rounds)
+    for title, (make, setting) in (SMALL_SIZES if small else SIZES).items():
+        compare(title, make(), setting, 2 if small else n_rounds)
 
 
 def compare(title, X, setting, n_rounds):
-    mean, scale = X.mean(0), X.std(0)
-    X = (X - mean) / np.where(scale > 0, scale, 1)  # ours does it again, most peers do not
+    X = standardised(X)  # ours does it again, most peers do not
     fits = {name: fit for name, fit in FITS.items() if warm_up(name, fit, X, setting)}
     rounds = []
     for _ in range(n_rounds):

@@ -2,12 +2,15 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 from sklearn.datasets import load_digits
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.metrics import root_mean_squared_error
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PRINTED = {
@@ -37,12 +40,70 @@ def test_kernel_density_is_its_formula_in_many_columns(monkeypatch):
     np.testing.assert_allclose(log_density(test), logsumexp(log_kernels, 1) + log_peak)
 
 
+def test_cost_fits_and_scores_in_a_process_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    cost, child = map(importlib.import_module, ("cost", "cost_child"))
+    rows = cost.load("GaussianVAERegressor", "20x5", None, None)
+    np.savez(tmp_path / "rows.npz", **rows)
+    job = {"estimator": "GaussianVAERegressor", "model": "HistGradientBoosting", "seed": 0}
+    found = child.fit({**job, "one_thread": False, "rows": str(tmp_path / "rows.npz")})
+    model = HistGradientBoostingRegressor(random_state=0).fit(rows["X"], rows["y"])
+    error = root_mean_squared_error(rows["y_test"], model.predict(rows["X_test"]))
+    assert found["error"] == pytest.approx(error)
+    assert min(found["processor"], found["wall"]) > 0
+
+    X, params = rows["X"], {"max_epochs": 1, "hidden_layer_sizes": (4,)}
+    vae = child.estimator("skgvae", "GaussianVAE", **params)(X, None, 0)
+    assert child.scores("GaussianVAE", vae, X, None)["nll"] == pytest.approx(-vae.score(X))
+    milliseconds = child.answers(vae, X, None, n_rows=40, n_calls=2)
+    assert milliseconds.keys() == {"transform", "score_samples"}
+    assert min(milliseconds.values()) > 0
+
+
+def test_cost_compares_medians_with_the_baseline(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    cost = importlib.import_module("cost")
+
+    class Measured:
+        def __init__(self, seconds, nll):
+            self.seconds, self.nll, self.jobs = seconds, nll, []
+
+        def run(self, job):
+            self.jobs.append((job["one_thread"], job["seed"]))
+            seconds = self.seconds[job["seed"]] * (1 if job["one_thread"] else 10)
+            return {"processor": seconds, "wall": seconds, "nll": self.nll, "transform": 0.1}
+
+    versions = {"ours": Measured((1.0, 9.0, 2.0), 0.5), "old": Measured((3.0, 4.0, 5.0), 0.7)}
+    args = SimpleNamespace(
+        data=None, max_rows=9, threads=["one", "all"], repeats=3, json=None, full=False
+    )
+    bench = cost.Benchmark(versions, args, tmp_path)
+    cost.fits(bench, "GaussianVAE", ["20x5"], peers=[])
+    assert [r["model"] for r in bench.records] == ["ours", "old"] * 6
+    assert versions["old"].jobs == [(one, seed) for one in (True, False) for seed in range(3)]
+    printed = capsys.readouterr().out
+    old = next(line for line in printed.splitlines() if line.startswith("20x5") and "old" in line)
+    assert old.split() == ["20x5", "old", "15", "5", "4", "0.5", "40", "0.5", "0.700", "–", "–"]
+    assert "processor time 0.5, wall time 0.5; ours - old, nll: median -0.200" in printed
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", PRINTED)
 def test_speed_prints_its_tables(part):
     printed = run("speed.py", "--small", "--part", part)
     assert PRINTED[part] in printed
     assert "failed" not in printed  # as measurements in processes of their own may
+
+
+@pytest.mark.slow
+def test_cost_prints_its_tables():
+    options = ["--sets", "20x5", "--estimators", "GaussianVAE", "--threads", "one", "all"]
+    printed = run("cost.py", "--quick", *options)
+    assert "GaussianVAE: default fits" in printed
+    assert "score_samples, all cores" in printed
+    assert "ours / loop" in printed
+    assert "pickle.load" in printed
+    assert "failed" not in printed
 
 
 @pytest.mark.slow
