@@ -1,5 +1,7 @@
 """Variational auto-encoders with a Gaussian decoder, behind scikit-learn's API."""
 
+import importlib
+
 from ._base import PosteriorCollapseWarning
 from ._classifier import GaussianVAEClassifier
 from ._regressor import GaussianVAERegressor
@@ -12,3 +14,30 @@ __all__ = [
     "PosteriorCollapseWarning",
 ]
 __version__ = "0.1.0"
+
+# Imported when they are first asked for.
+_SUBMODULES = {
+    "batches",
+    "callbacks",
+    "display",
+    "fused",
+    "likelihood",
+    "metrics",
+    "mixture",
+    "model_selection",
+    "net",
+    "nn",
+    "objectives",
+    "optimizer",
+    "stack",
+}
+
+
+def __getattr__(name):
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_SUBMODULES})

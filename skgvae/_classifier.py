@@ -29,6 +29,7 @@ from ._random import torch_seed
 from ._sklearn_callbacks import with_callbacks
 from ._validation import check_groups, drop_unweighted, refuse_dates
 from .likelihood import class_log_prob
+from .net import GaussianVAEClassifierNet
 from .nn import ClassifierHead, GaussianVAEClassifierModule
 from .objectives import JointLoss
 from .stack import ModuleStack
@@ -176,7 +177,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         Average decoder variance of each target feature, in its squared units.
     min_noise_ : ndarray of shape (n_target_features,)
         Floor of the decoder's standard deviation, in standardised units.
-    net_ : GaussianVAENet
+    net_ : GaussianVAEClassifierNet
         The skorch net.
     module_ : GaussianVAEClassifierModule
         The torch module; of several, that with the best validation loss. It makes the latent
@@ -239,6 +240,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     >>> mean, std = model.predict_target(X, return_std=True)
     """
 
+    _net_class = GaussianVAEClassifierNet
     # For models stored before these were kept; every call sets them.
     _label_share = 1.0
     _target_names = None
@@ -636,10 +638,11 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         if n_times < 2:
             return train
         repeats = torch.where(is_labeled, n_times, 1)
-        weight = torch.ones(len(train)) if train.weight is None else train.weight
+        weight = torch.ones_like(train.label_weight) if train.weight is None else train.weight
         train = copy.copy(train)  # which other members see too
         train.weight, train.label_weight = weight / repeats, train.label_weight / repeats
-        balanced = train.subset(torch.arange(len(train)).repeat_interleave(repeats))
+        rows = torch.arange(len(train), device=repeats.device)
+        balanced = train.subset(rows.repeat_interleave(repeats))
         balanced.label_weight[balanced.label_weight < 0] *= len(balanced) / len(train)
         return balanced
 
@@ -663,7 +666,9 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
 
     def _make_module(self, generator):
         vae = super()._make_module(generator)
-        return GaussianVAEClassifierModule(vae, self._make_classifier(generator).float())
+        with torch.device("cpu"):  # whatever torch's default device is
+            classifier = self._make_classifier(generator).float()
+        return GaussianVAEClassifierModule(vae, classifier)
 
     def _make_classifier(self, generator):
         classifier, n_classes = self._fitted_classifier, len(self.classes_)
@@ -704,6 +709,10 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         if self._fitted_classifier is None:
             params["criterion__penalty"] = HEAD_PRECISION / max(self._n_labeled, 1)
         return params
+
+    def _make_net(self, modules, **params):
+        own = {"classes": self.classes_, "n_draws": self.n_draws, "draws_seed": self._draws_seed}
+        return super()._make_net(modules, **own, **params)
 
     def _start(self, module, rows, init, like):
         with torch.no_grad():

@@ -26,18 +26,22 @@ ACTIVATIONS = {
 class NetworkMixin:
     """Making the modules and their net; needs the parameters of the estimators."""
 
+    _net_class = GaussianVAENet
+
     def _make_module(self, generator):
         spec = dict(self._module_spec)
         if isinstance(spec["activation"], str):
             spec["activation"] = ACTIVATIONS[spec["activation"]]
         for bound in ("min_noise", "max_noise"):
-            spec[bound] = torch.tensor(spec[bound])  # a copy: of a memory map torch would warn
+            # A copy: torch would warn of a memory map.
+            spec[bound] = torch.tensor(spec[bound], device="cpu")
         for name, value in spec.items():
             if isinstance(value, nn.Module):  # such as a prior: each module has its own
                 spec[name] = copy.deepcopy(value)
         module_class = self._net_params.get("module", GaussianVAEModule)
-        # float32 also where torch's default dtype is another.
-        return module_class(**spec, generator=generator).float()
+        # Whatever torch's default device and default dtype are.
+        with torch.device("cpu"):
+            return module_class(**spec, generator=generator).float()
 
     def _new_modules(self, rows, starts, n_alike):
         # What is chosen from the rows is chosen once for each so many modules.
@@ -74,7 +78,7 @@ class NetworkMixin:
             # Others would be pulled away from the data: linear paths, biases and noise.
             params["optimizer__param_groups"] = [(HIDDEN, own)] if any(own.values()) else []
         custom = {k: v for k, v in custom.items() if k.split("__")[0] != "module"}
-        return GaussianVAENet(list(modules), **{**params, **custom, **groups})
+        return self._net_class(list(modules), **{**params, **custom, **groups})
 
     def _update_net(self):
         """Give parameters that were changed after fitting to the net, for partial_fit."""

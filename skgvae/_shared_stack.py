@@ -14,7 +14,7 @@ from torch import nn
 from ._padding import fixed_settings, of_one_shape, sizeless
 from .batches import StackedRows, TensorBatches
 from .callbacks import BestEpoch
-from .net import GaussianVAENet
+from .net import GaussianVAEClassifierNet, GaussianVAENet
 from .nn import MixturePrior
 from .objectives import (
     JointLoss,
@@ -32,6 +32,8 @@ ENOUGH_MODULES = 25
 
 # Parameters of these criteria that may differ between the modules of a stack.
 _OWN_TO_MODULE = {NegativeBound: ("kl_weight",), JointLoss: ("kl_weight", "penalty")}
+# Parameters of the net that training does not use.
+_OF_PREDICTION = "classes", "n_draws", "draws_seed"
 # With these a row's loss depends on how many rows are in its batch.
 _RELATIVE_TO_BATCH = ("criterion__mean_power", "criterion__pseudo_weight")
 _KNOWN_BOUNDS = (None, elbo, importance_weighted_bound, predictive_bound)
@@ -76,7 +78,8 @@ class Training:
         """What trainings of one stack have in common; None if it can have no other."""
         net = self.net
         callbacks = [type(callback) for _, callback in net.callbacks_]
-        if type(net) is not GaussianVAENet or callbacks != [BestEpoch] or len(net.history):
+        known = type(net) in (GaussianVAENet, GaussianVAEClassifierNet)
+        if not known or callbacks != [BestEpoch] or len(net.history):
             return None
         # Other orthogonal steps than those of hidden layers may depend on the sizes.
         is_sizeless = all(pattern == HIDDEN for pattern, _ in self.param_groups)
@@ -84,7 +87,7 @@ class Training:
         if structure is None or net.max_epochs == 0:
             return None
         params = net.get_params(deep=False)
-        for name in ("module", "seed", "train_split", *self.own_params):
+        for name in ("module", "seed", "train_split", *_OF_PREDICTION, *self.own_params):
             params.pop(name, None)
         params["optimizer__param_groups"] = [
             (pattern, {**group, "weight_decay": None} if self.decays_by_row else group)
@@ -228,7 +231,7 @@ def _train_as_one(trainings):
     params["optimizer__param_groups"] = _joined_groups(trainings)
     valid = [rows for training in trainings for rows in training.valid]
     params["train_split"] = None if valid[0] is None else predefined_split(StackedRows(valid))
-    net = GaussianVAENet(**params).initialize()
+    net = type(first)(**params).initialize()
     for own, common in zip(
         first.stack_.stacked.parameters(), net.stack_.stacked.parameters(), strict=True
     ):
@@ -247,9 +250,10 @@ def _for_each_module(trainings, values):
     """Return the values of the trainings as one, if they are equal, or of shape (M, 1)."""
     if len(set(values)) == 1:
         return values[0]
-    repeats = torch.tensor([len(t.net.stack_) for t in trainings])
-    values = torch.tensor(values, dtype=torch.float32).repeat_interleave(repeats)
-    return values.unsqueeze(1).to(trainings[0].net.device)
+    device = trainings[0].net.device
+    repeats = torch.tensor([len(t.net.stack_) for t in trainings], device=device)
+    values = torch.tensor(values, dtype=torch.float32, device=device)
+    return values.repeat_interleave(repeats).unsqueeze(1)
 
 
 def _joined_groups(trainings):

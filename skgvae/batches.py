@@ -75,8 +75,7 @@ class RowDataset(Dataset):
     def subset(self, rows) -> RowDataset:
         """Return some of the rows, their weights scaled to mean one; the table is shared."""
         part = self._like(self._table)
-        index = torch.arange(len(self)) if self._index is None else self._index
-        part._index = index[rows].to(self._table[0].device)
+        part._index = _rows_of(self)[rows]
         part.weight, part.label_weight = (
             _with_mean_one(None if w is None else w[rows])
             for w in (self.weight, self.label_weight)
@@ -118,7 +117,7 @@ class StackedRows(Dataset):
         starts = {i: end - len(tables[i][0]) for i, end in zip(tables, ends, strict=True)}
         self._table = _concatenate(list(tables.values()))
         self.n_members, self.n_rows = len(members), max(map(len, members))
-        lengths = torch.tensor([len(member) for member in members])
+        lengths = torch.tensor([len(member) for member in members], device="cpu")
         self.lengths = None if (lengths == self.n_rows).all() else lengths
         self._index = None
         if len(members) > 1 or members[0]._index is not None:

@@ -170,7 +170,7 @@ def fused_mlp(mlp: GaussianMLP, x: Tensor) -> tuple[Tensor, Tensor]:
     draws = x.shape[:-3]
     plan, weights = _plan(mlp)
     out = _FusedMLP.apply(plan, x.movedim(-3, 0).flatten(1, -2), *weights)
-    out = [part.unflatten(1, (*draws, -1)).movedim(0, -3) for part in out]
+    out = [part.unflatten(1, (*draws, x.shape[-2])).movedim(0, -3) for part in out]
     return (*out, _shared_log_scale(mlp)) if plan.bounds is None else tuple(out)
 
 
@@ -332,7 +332,7 @@ class _FusedBound(torch.autograd.Function):
         s = log_s.exp()
         z = torch.addcmul(m.unsqueeze(1), s.unsqueeze(1), eps)  # (M, K, n, latent)
         mu, log_sigma, decoder_saved = _mlp_forward(decoder, z.flatten(1, 2), decoder_weights)
-        mu = mu.view(*z.shape[:3], -1)
+        mu = mu.view(*z.shape[:3], mu.shape[-1])
         log_sigma = shared.unsqueeze(1) if log_sigma is None else log_sigma.view_as(mu)
 
         inverse = torch.exp(-log_sigma)

@@ -64,12 +64,15 @@ def latent_draws(
     n_sobol = min(latent_features, MAX_SOBOL)
     engine = torch.quasirandom.SobolEngine(n_sobol, scramble=True, seed=seed)
     uniform = engine.draw(n_draws, dtype=torch.float64)
+    # The engine rounds the first point to torch's default dtype. Answers must not depend on that.
+    uniform[:1] = uniform[:1].float()
     if n_sobol < latent_features:
         generator = torch.Generator().manual_seed(seed)
         shape = n_draws, latent_features - n_sobol
-        rest = torch.rand(shape, generator=generator, dtype=torch.float64)
+        rest = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
         uniform = torch.cat([uniform, rest], 1)
-    inside = uniform.clamp(min=2**-32)  # 0 would be mapped to -inf; they are below 1
+    # 0 and 1, to which the first point may be rounded, would be mapped to infinity.
+    inside = uniform.clamp(2**-32, 1 - 2**-32)
     return torch.special.ndtri(inside).to(dtype)
 
 
@@ -332,5 +335,5 @@ def _chunks(module, v1, draws):
     prior = getattr(module, "prior", None)
     if hasattr(prior, "n_components"):  # it sees z from each of its components
         width = max(width, prior.n_components * prior.latent_features)
-    size = max(1, at_once(MAX_ELEMENTS, v1.device) // (len(v1) * width))
+    size = max(1, at_once(MAX_ELEMENTS, v1.device) // max(1, len(v1) * width))
     return draws.to(v1)[:, None, :].split(size)

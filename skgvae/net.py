@@ -7,22 +7,28 @@ callbacks, history, checkpoints) and records once an epoch.
 
 from __future__ import annotations
 
+import inspect
 import math
 from numbers import Integral
 
 import numpy as np
 import torch
+from sklearn.base import ClassifierMixin
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EarlyStopping, LRScheduler
+from skorch.dataset import Dataset
+from skorch.utils import to_numpy
 from threadpoolctl import threadpool_limits
 from torch import nn
+from torch.utils.data import DataLoader, Subset
 
 from .batches import RowDataset, StackedRows, TensorBatches
 from .callbacks import BestEpoch, ProgressBar
-from .objectives import NegativeBound
+from .likelihood import class_log_prob, latent_draws
+from .objectives import JointLoss, NegativeBound
 from .stack import ModuleStack
 
-__all__ = ["GaussianVAENet", "one_cycle"]
+__all__ = ["GaussianVAEClassifierNet", "GaussianVAENet", "one_cycle"]
 
 _SHARED_NOISE_RATE = 0.1  # at the full learning rate
 _LAST_EPOCHS = 0.1  # share of a cycle of the rate
@@ -85,9 +91,16 @@ class _Average:
 class GaussianVAENet(NeuralNet):
     """Train a :class:`~skgvae.nn.GaussianVAEModule` on a :class:`~skgvae.batches.RowDataset`.
 
-    Everything that :class:`skorch.NeuralNet` accepts is accepted; the parameters below are
-    new or have other defaults. ``history`` holds, for each epoch, ``train_`` and ``valid_``
-    ``loss`` and its parts, in nats a row.
+    The parameters are those of :class:`skorch.NeuralNet`; the ones below are new or have other
+    defaults. ``history`` holds, for each epoch, ``train_`` and ``valid_`` ``loss`` and its
+    parts, in nats a row.
+
+    What skorch accepts and this net does not: rows are a RowDataset, not arrays or tensors;
+    ``iterator_train`` and ``iterator_valid`` are TensorBatches, not a DataLoader; an optimizer
+    that needs a closure, such as LBFGS, raises a ValueError.
+
+    A callback that sees batches or predictions, such as :class:`skorch.callbacks.EpochScoring`,
+    sees the rows and the predictions of the first module.
 
     Parameters
     ----------
@@ -95,10 +108,11 @@ class GaussianVAENet(NeuralNet):
         A :class:`~skgvae.nn.GaussianVAEModule`, or its class with ``module__`` parameters; with
         ``criterion=JointLoss`` a :class:`~skgvae.nn.GaussianVAEClassifierModule`. Several
         modules of one architecture are trained together, each on its rows of a
-        :class:`~skgvae.batches.StackedRows`, with the same result as alone. ``module_`` is the
-        first, ``stack_.members`` are all; ``history`` holds averages over them.
+        :class:`~skgvae.batches.StackedRows` or all on one RowDataset, with the same result as
+        alone. ``module_`` is the first, ``stack_.members`` are all; ``history`` holds averages
+        over them.
     seed : int or list of int, default=0
-        Seed of the order of rows and of all draws, for each module.
+        Seed of the order of rows and of all draws: of each module, or one that all have.
     patience : int, optional
         Epochs without a better validation loss after which training stops.
     schedule : callable, optional
@@ -232,22 +246,46 @@ class GaussianVAENet(NeuralNet):
 
     def initialize_optimizer(self, triggered_directly=None):
         super().initialize_optimizer(triggered_directly)
+        closure = inspect.signature(self.optimizer_.step).parameters.get("closure")
+        if closure is not None and closure.default is closure.empty:
+            raise ValueError(
+                f"optimizer={type(self.optimizer_).__name__} needs a closure, and this net has "
+                "none. Use an optimizer that steps along the gradient, such as AdamW or SGD."
+            )
         for group in self.optimizer_.param_groups:
             group.setdefault("initial_lr", group["lr"])
         return self
 
+    def get_dataset(self, X, y=None):
+        return _checked(X)
+
     def get_split_datasets(self, X, y=None, **fit_params):
-        train, valid = super().get_split_datasets(X, y, **fit_params)
-        train, valid = self._stacked(train), None if valid is None else self._stacked(valid)
+        parts = super().get_split_datasets(X, y, **fit_params)
+        train, valid = (None if part is None else self._stacked(part) for part in parts)
         self._datasets = [rows for rows in (train, valid) if rows is not None]
         return train, valid
 
     def _stacked(self, rows):
-        rows = StackedRows([rows]) if isinstance(rows, RowDataset) else rows
-        return rows.to(self.device)
+        if isinstance(rows, Subset) and isinstance(rows.dataset, RowDataset):
+            rows = rows.dataset.subset(rows.indices)  # skorch's ValidSplit makes a Subset
+        rows, n_modules = _checked(rows), len(self.in_stack_)
+        if isinstance(rows, RowDataset):
+            rows = StackedRows([rows] * n_modules)
+        if rows.n_members != n_modules:
+            raise ValueError(
+                f"The net has {n_modules} modules, but the StackedRows have {rows.n_members} "
+                "members. Give each module its rows, or one RowDataset for all."
+            )
+        return _ScoredRows(rows.to(self.device), self)
 
     def get_iterator(self, dataset, training=False):
         iterator = super().get_iterator(dataset, training)
+        if isinstance(iterator, DataLoader):
+            name = "iterator_train" if training else "iterator_valid"
+            raise TypeError(
+                f"{name} must make batches as skgvae.batches.TensorBatches does, got a "
+                f"{type(iterator).__name__}."
+            )
         if training and isinstance(iterator, TensorBatches):
             iterator.generators = self._generators
         return iterator
@@ -370,7 +408,8 @@ class GaussianVAENet(NeuralNet):
             Indices of modules.
         """
         self.module = [self.stack_.members[i] for i in which]
-        self.seed = [self.seed[i] for i in which]
+        if isinstance(self.seed, (list, tuple)):
+            self.seed = [self.seed[i] for i in which]
         self.n_starts, self.n_folds = 1, 0
         self.initialize_module()
         self.initialize_optimizer()
@@ -392,6 +431,8 @@ class GaussianVAENet(NeuralNet):
             The modules that go on.
         """
         which = which[self.in_stack_]
+        if self._notify_batches:
+            which[0] = True  # callbacks that hear of batches go on seeing the first module
         states = [t for s in self.optimizer_.state.values() for t in s.values()]
         can_drop = all(torch.is_tensor(t) and (not t.ndim or len(t) == len(which)) for t in states)
         if which.all() or not can_drop:
@@ -455,14 +496,14 @@ class GaussianVAENet(NeuralNet):
         for batch in iterator:
             if training:
                 self._schedule_lr(len(iterator))
-            if notify:
-                self.notify("on_batch_begin", batch=_of_first(batch), training=training)
             self._counts = getattr(iterator, "counts", None) or [batch[1].shape[-2]]
+            if notify:
+                self.notify("on_batch_begin", batch=self._of_first(batch), training=training)
             step = step_fn(batch)
             terms += step["terms"]
             n_rows.append(self._counts)
             if notify:
-                self._record_batch(_of_first(batch), training, step)
+                self._record_batch(self._of_first(batch), training, step)
         # Only here are numbers read from the device: once an epoch.
         terms = torch.stack(terms).detach().unflatten(0, (len(n_rows), -1)).cpu().double().numpy()
         n_rows = np.expand_dims(n_rows, 1)  # (batches, 1, modules or 1)
@@ -478,9 +519,34 @@ class GaussianVAENet(NeuralNet):
         prefix = "train" if training else "valid"
         self.history.record_batch(f"{prefix}_loss", step["loss"].mean().item())
         self.history.record_batch(f"{prefix}_batch_size", len(batch[1]))
-        with torch.no_grad():
-            step["y_pred"] = self.infer(batch[0])
+        step["y_pred"] = self.evaluation_step(batch)  # without dropout, which training has
+        self._set_training(training)
         self.notify("on_batch_end", batch=batch, training=training, **step)
+
+    def _of_first(self, batch):
+        """Return the first module's part of a batch, as callbacks know it: (X, y)."""
+        (v1, *others), v2 = batch
+        rows = 0, slice(self._counts[0])
+        return self._scored(
+            tuple(None if part is None else part[rows] for part in (v1, *others)), v2[rows]
+        )
+
+    def _scored(self, X, v2):
+        """Return X and y of the rows that a score is computed from."""
+        return X, v2
+
+    def forward_iter(self, X, training=False, device="cpu"):
+        if not isinstance(X, StackedRows):
+            yield from super().forward_iter(X, training, device)
+            return
+        for batch in self._batches_of_first(X):
+            yield self.evaluation_step(batch, training).to(device)
+
+    def _batches_of_first(self, rows):
+        iterator = self.get_iterator(rows)
+        for batch in iterator:
+            self._counts = getattr(iterator, "counts", None) or [batch[1].shape[-2]]
+            yield self._of_first(batch)
 
     def train_step(self, batch, **fit_params):
         """Take one optimizer step; return the loss and its parts."""
@@ -500,6 +566,7 @@ class GaussianVAENet(NeuralNet):
             decoder.update_shared_noise_(min(rate, 1.0), weight)
         if self._notify_batches:
             named = list(self.get_all_learnable_params())
+            batch = self._of_first(batch)
             self.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
         self._clip_gradients()
         self.optimizer_.step()
@@ -568,9 +635,94 @@ class GaussianVAENet(NeuralNet):
         return threadpool_limits(limits, user_api="openmp")
 
     def _seeded_generators(self, offset=0):
-        seeds = self.seed if isinstance(self.seed, (list, tuple)) else [self.seed]
+        n_modules = len(self.stack_.all_members)
+        seeds = self.seed if isinstance(self.seed, (list, tuple)) else [self.seed] * n_modules
+        if len(seeds) != n_modules:
+            raise ValueError(
+                f"seed must have an entry for each of the {n_modules} modules, got {len(seeds)}."
+            )
         seeds = [seeds[i] + offset for i in self.in_stack_]
         return [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
+
+
+class GaussianVAEClassifierNet(ClassifierMixin, GaussianVAENet):
+    """Train a :class:`~skgvae.nn.GaussianVAEClassifierModule`, and score it as a classifier.
+
+    Parameters are those of :class:`GaussianVAENet` and the ones below. ``predict`` and
+    ``predict_proba`` are of the first module. A callback that scores sees what they return, and
+    the classes themselves; it does not see rows without a label.
+
+    Parameters
+    ----------
+    module : nn.Module or list of nn.Module
+        A :class:`~skgvae.nn.GaussianVAEClassifierModule`, or several.
+    classes : array-like of shape (n_classes,)
+        The class of each index that is a label in the RowDataset.
+    n_draws : int, default=64
+        Draws of z and v2 in prediction, of :func:`~skgvae.likelihood.latent_draws`.
+    draws_seed : int, default=0
+        Seed of these draws.
+    """
+
+    def __init__(
+        self, module, *, classes, criterion=JointLoss, n_draws=64, draws_seed=0, **kwargs
+    ):
+        self.classes = classes
+        self.n_draws = n_draws
+        self.draws_seed = draws_seed
+        super().__init__(module, criterion=criterion, **kwargs)
+
+    @property
+    def classes_(self):
+        """Classes, as ndarray of shape (n_classes,)."""
+        return np.asarray(self.classes)
+
+    def infer(self, x, **fit_params):
+        """Return the first module's probability of each class, of shape (n_samples, n_classes)."""
+        v1, *_ = x
+        width = self.module_.encoder.out_features + self.module_.decoder.out_features
+        draws = latent_draws(self.n_draws, width, self.draws_seed)
+        return class_log_prob(self.module_, v1, draws).exp()
+
+    def predict(self, X):
+        """Return the most probable class of each row of a RowDataset."""
+        return self.classes_[self.predict_proba(X).argmax(1)]
+
+    def _scored(self, X, v2):
+        *_, label_weight = X
+        if label_weight is not None:
+            X = tuple(None if part is None else part[label_weight >= 0] for part in X)
+        return X, self.classes_[to_numpy(X[2])]
+
+
+class _ScoredRows(StackedRows, Dataset):
+    """Rows with an X and a y, where skorch looks for them when it scores without its cache."""
+
+    X = property(lambda self: self)
+
+    def __init__(self, rows, net):
+        vars(self).update(vars(rows))
+        self._net = net
+
+    @property
+    def y(self):
+        return np.concatenate([to_numpy(y) for _, y in self._net._batches_of_first(self)])
+
+
+def _checked(rows):
+    if isinstance(rows, Subset):
+        raise TypeError(
+            f"train_split can split a RowDataset, but not {type(rows.dataset).__name__}. In an "
+            "estimator use validation_fraction instead."
+        )
+    if not isinstance(rows, (RowDataset, StackedRows)):
+        raise TypeError(
+            f"Rows must be a RowDataset, got {type(rows).__name__}. Make one from float32 "
+            "tensors: skgvae.batches.RowDataset(v1, v2)."
+        )
+    if not len(rows):
+        raise ValueError("The data set must have at least one row, got none.")
+    return rows
 
 
 def _in_float32(values):
@@ -587,9 +739,3 @@ def _judge_by_folds(means, loss, n_folds):
     middle = np.argsort(loss.reshape(-1, 1 + n_folds)[:, 1:])[:, n_cut : n_folds - n_cut]
     judged = np.take_along_axis(of_folds, middle[None], -1).mean(-1)
     means[:] = np.where(lost, math.nan, np.repeat(judged, 1 + n_folds, -1))
-
-
-def _of_first(batch):
-    """Return the first module's part of a batch, as callbacks know it."""
-    (v1, *others), v2 = batch
-    return (v1[0], *(None if part is None else part[0] for part in others)), v2[0]

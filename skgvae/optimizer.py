@@ -164,7 +164,8 @@ class Muon(torch.optim.AdamW):
         for p in parameters:
             state = self.state[p]
             if not state:
-                state["step"] = torch.tensor(0.0)  # which AdamW looks for in a saved state
+                # AdamW looks for it in a saved state.
+                state["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
                 state["exp_avg"] = torch.zeros_like(p)
             state["step"] += 1
             gradient = -p.grad if group["maximize"] else p.grad

@@ -4,6 +4,7 @@ import ast
 import configparser
 import inspect
 import json
+import pkgutil
 import re
 import subprocess
 import sys
@@ -31,10 +32,12 @@ MAY_IMPORT = {
     "net": {
         *TORCH_ONLY,
         "numpy",
+        "sklearn",
         "skorch",
         "threadpoolctl",
         "batches",
         "callbacks",
+        "likelihood",
         "objectives",
         "stack",
     },
@@ -116,6 +119,7 @@ MAY_IMPORT = {
         "_random",
         "_sklearn_callbacks",
         "likelihood",
+        "net",
         "nn",
         "objectives",
         "stack",
@@ -226,6 +230,27 @@ def test_python_versions_of_the_metadata_are_those_of_ci():
 def test_import_is_lean():
     code = "import sys, skgvae.display; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+PUBLIC = sorted(m.name for m in pkgutil.iter_modules([str(PACKAGE)]) if m.name[0] != "_")
+
+
+def test_submodules_are_imported_when_they_are_asked_for():
+    code = f"""
+import sys, skgvae
+late = {{"skgvae.metrics", "skgvae.model_selection", "skgvae.display", "matplotlib"}}
+assert not late & set(sys.modules)
+assert set({PUBLIC}) <= set(dir(skgvae))
+for name in {PUBLIC}:
+    assert getattr(skgvae, name) is sys.modules["skgvae." + name]
+assert "matplotlib" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_submodule_that_there_is_not():
+    with pytest.raises(AttributeError, match="'skgvae' has no attribute 'metric'"):
+        skgvae.metric  # noqa: B018
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("display/*.py")), ids=name_of)

@@ -3,9 +3,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from skorch.callbacks import Callback, Checkpoint, EpochScoring, LRScheduler
+from sklearn.base import is_classifier
+from sklearn.datasets import load_wine
+from sklearn.metrics import accuracy_score, f1_score, log_loss, make_scorer, r2_score
+from skorch.callbacks import BatchScoring, Callback, Checkpoint, EpochScoring, LRScheduler
+from skorch.dataset import ValidSplit
 from skorch.helper import predefined_split
+from torch.utils.data import DataLoader
 
+from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
 from skgvae.batches import RowDataset, StackedRows, TensorBatches
 from skgvae.net import GaussianVAENet, one_cycle
 from skgvae.nn import GaussianVAEModule
@@ -466,3 +472,218 @@ def test_modules_that_are_kept_are_judged_by_their_own_rows():
     rows = RowDataset(line(20))
     alone = GaussianVAENet(net.module_, seed=[0]).initialize()
     assert net.evaluate(rows) == alone.evaluate(rows)
+
+
+# What is refused, in words
+
+
+@pytest.mark.parametrize("rows", [line(50), line(50).numpy()], ids=["tensor", "ndarray"])
+@pytest.mark.parametrize("method", ["fit", "predict", "evaluate"])
+def test_rows_are_a_data_set(rows, method):
+    net = make_net().initialize()
+    with pytest.raises(TypeError, match=rf"RowDataset, got {type(rows).__name__}"):
+        getattr(net, method)(rows)
+
+
+@pytest.mark.parametrize("method", ["fit", "predict", "evaluate"])
+def test_a_data_set_has_rows(method):
+    net = make_net().initialize()
+    with pytest.raises(ValueError, match="at least one row"):
+        getattr(net, method)(RowDataset(torch.zeros(0, 2)))
+
+
+def test_a_split_of_skorch():
+    rows = RowDataset(line(100), weight=torch.linspace(0.5, 1.5, 100))
+    net = make_net(train_split=ValidSplit(5)).fit(rows)
+    held_out = rows.subset(torch.arange(20))  # the first of five
+    best = dict(net.callbacks_)["best_epoch"]
+    assert net.evaluate(held_out)["loss"] == pytest.approx(best.best_losses_[0], rel=1e-5)
+
+
+X = line(60).numpy()
+SHORT = {"max_epochs": 3, "hidden_layer_sizes": (8,), "random_state": 0}
+
+
+@pytest.mark.parametrize(
+    ("net_params", "error", "message"),
+    [
+        ({"optimizer": torch.optim.LBFGS}, ValueError, "LBFGS needs a closure.*AdamW or SGD"),
+        ({"iterator_train": DataLoader}, TypeError, "iterator_train.*TensorBatches.*DataLoader"),
+        ({"iterator_valid": DataLoader}, TypeError, "iterator_valid.*TensorBatches.*DataLoader"),
+    ],
+)
+def test_net_params_that_the_net_cannot_use(net_params, error, message):
+    with pytest.raises(error, match=message):
+        GaussianVAE(1, net_params=net_params, **SHORT).fit(X)
+
+
+def test_an_estimator_splits_by_itself():
+    net_params = {"train_split": ValidSplit(5)}
+    with pytest.raises(TypeError, match="use validation_fraction"):
+        GaussianVAE(1, early_stopping=False, net_params=net_params, **SHORT).fit(X)
+
+
+def test_several_modules_on_one_data_set_with_one_seed():
+    def modules():
+        return [make_net().module, GaussianVAEModule(2, 1, generator=torch.Generator())]
+
+    net = GaussianVAENet(modules(), seed=3, max_epochs=3).fit(RowDataset(line(80)))
+    for found, module in zip(net.stack_.members, modules(), strict=True):
+        alone = GaussianVAENet(module, seed=3, max_epochs=3).fit(RowDataset(line(80)))
+        torch.testing.assert_close(found.state_dict(), alone.module_.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("seeds", "n_members", "message"),
+    [
+        ([0, 1], 3, "an entry for each of the 3 modules, got 2"),
+        (0, 2, "3 modules.*have 2 members"),
+    ],
+)
+def test_seeds_and_rows_for_each_of_several_modules(seeds, n_members, message):
+    modules = [GaussianVAEModule(2, 1) for _ in range(3)]
+    rows = StackedRows([RowDataset(line(20))] * n_members)
+    with pytest.raises(ValueError, match=message):
+        GaussianVAENet(modules, seed=seeds, max_epochs=2).fit(rows)
+
+
+# Scores
+
+
+@pytest.fixture(scope="module")
+def wine():
+    X, y = load_wine(return_X_y=True)
+    return X, np.array(["barolo", "barbera", "grignolino"])[y]
+
+
+def accuracy(net, X, y):
+    assert is_classifier(net)
+    return accuracy_score(y, net.predict(X))
+
+
+OF_CLASSES = {
+    "accuracy": ("accuracy", lambda y, p, proba: accuracy_score(y, p)),
+    "log_loss": ("neg_log_loss", lambda y, p, proba: -log_loss(y, proba)),
+    "macro": (
+        make_scorer(f1_score, average="macro"),
+        lambda y, p, proba: f1_score(y, p, average="macro"),
+    ),
+    "of_one": (
+        make_scorer(f1_score, average=None, labels=["barolo"]),
+        lambda y, p, proba: f1_score(y, p, average=None, labels=["barolo"])[0],
+    ),
+    "function": (accuracy, lambda y, p, proba: accuracy_score(y, p)),
+}
+
+
+@pytest.mark.parametrize("unlabeled", [None, "unknown"])
+def test_a_score_of_classes_is_that_of_the_classifier(unlabeled, wine):
+    X, y = wine
+    known = np.full(len(y), True)
+    if unlabeled is not None:  # so few that they are repeated in training
+        known = np.arange(len(y)) % 5 == 0
+        y = np.where(known, y, unlabeled)
+    callbacks = [
+        EpochScoring(scoring, name=name, on_train=True, use_caching=False, lower_is_better=False)
+        for name, (scoring, _) in OF_CLASSES.items()
+    ]
+    model = GaussianVAEClassifier(
+        n_estimators=1,
+        unlabeled=unlabeled,
+        early_stopping=False,
+        net_params={"callbacks": callbacks},
+        **SHORT,
+    ).fit(X, y)
+    answers = y[known], model.predict(X[known]), model.predict_proba(X[known])
+    assert accuracy_score(*answers[:2]) > 0.5
+    for name, (_, expected) in OF_CLASSES.items():
+        assert model.history_[-1][name] == pytest.approx(expected(*answers), abs=1e-5), name
+
+
+@pytest.mark.parametrize("unlabeled", [None, "unknown"])
+@pytest.mark.parametrize("n_estimators", [1, 3])
+def test_scores_of_held_out_classes_with_and_without_the_cache(unlabeled, n_estimators, wine):
+    X, y = wine
+    if unlabeled is not None:
+        y = np.where(np.arange(len(y)) % 2 == 0, y, unlabeled)
+    seen = []
+
+    def look(net, X, y):
+        seen.append((net.predict(X), y))
+        return 0.0
+
+    callbacks = [
+        EpochScoring(scoring, name=f"{name}_{cached}", use_caching=cached)
+        for name, (scoring, _) in OF_CLASSES.items()
+        for cached in (True, False)
+    ]
+    callbacks += [
+        EpochScoring(look, name="look"),
+        BatchScoring("accuracy", name="by_batch", lower_is_better=False),
+    ]
+    model = GaussianVAEClassifier(
+        n_estimators=n_estimators,
+        unlabeled=unlabeled,
+        validation_fraction=0.4,
+        net_params={"callbacks": callbacks},
+        **SHORT,
+    ).fit(X, y)
+    for record in model.history_:
+        for name in OF_CLASSES:
+            assert record[f"{name}_True"] == pytest.approx(record[f"{name}_False"], abs=1e-6)
+        assert record["by_batch"] == pytest.approx(record["accuracy_True"])
+    assert -math.log(3) < model.history_[-1]["log_loss_True"] < 0
+    predicted, labels = seen[-1]
+    n_of_each = np.unique(y[y != unlabeled], return_counts=True)[1]
+    assert len(predicted) == len(labels) == sum(int(0.4 * n) for n in n_of_each)
+    assert set(labels) == set(model.classes_)
+
+
+def test_scores_of_targets():
+    y = X @ [[1.0, 0.5], [-1.0, 2.0]]
+    callbacks = [
+        EpochScoring(scoring, name=f"{scoring}_{cached}", use_caching=cached, on_train=on_train)
+        for scoring in ("r2", "neg_mean_squared_error")
+        for cached, on_train in ((True, False), (False, False))
+    ]
+    last = EpochScoring("r2", name="train_r2", on_train=True, use_caching=False)
+    for n_estimators in (1, 2):
+        params = {"net_params": {"callbacks": callbacks}, "n_estimators": n_estimators, **SHORT}
+        for model in GaussianVAE(1, **params).fit(X), GaussianVAERegressor(**params).fit(X, y):
+            for record in model.history_:
+                for name in ("r2", "neg_mean_squared_error"):
+                    cached, anew = record[f"{name}_True"], record[f"{name}_False"]
+                    assert cached == pytest.approx(anew, rel=1e-4)
+                assert record["r2_True"] < 1
+                assert record["neg_mean_squared_error_True"] < 0
+    params = {"early_stopping": False, "net_params": {"callbacks": [last]}, **SHORT}
+    model = GaussianVAERegressor(n_estimators=1, **params).fit(X, y)
+    expected = r2_score(y, model.predict(X))
+    assert model.history_[-1]["train_r2"] == pytest.approx(expected, abs=0.01)
+
+
+class Noisy(torch.nn.Module):
+    """A classifier that draws numbers and collects averages in training."""
+
+    def __init__(self, in_features, target_features, n_classes):
+        super().__init__()
+        width = in_features + target_features
+        self.norm, self.dropout = torch.nn.BatchNorm1d(width), torch.nn.Dropout(0.3)
+        self.out = torch.nn.Linear(width, n_classes)
+
+    def forward(self, v1, v2_estimate):
+        return self.out(self.dropout(self.norm(torch.cat([v1, v2_estimate], 1))))
+
+
+@pytest.mark.parametrize("params", [{"classifier": Noisy}, {"n_estimators": 3, "patience": 1}])
+def test_a_score_changes_no_fit(params, wine):
+    callbacks = [
+        EpochScoring("accuracy", name=f"{on_train}{cached}", on_train=on_train, use_caching=cached)
+        for on_train in (True, False)
+        for cached in (True, False)
+    ]
+    params = {**SHORT, "max_epochs": 6, **params}
+    plain = GaussianVAEClassifier(**params).fit(*wine)
+    scored = GaussianVAEClassifier(net_params={"callbacks": callbacks}, **params).fit(*wine)
+    proba = [model.predict_proba(wine[0]) for model in (plain, scored)]
+    np.testing.assert_allclose(*proba, rtol=1e-5, atol=1e-7)

@@ -1,16 +1,22 @@
 import io
+import pickle
+from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import PCA, FactorAnalysis
 from torch import nn
 
+from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
+from skgvae.model_selection import StackedGridSearchCV
 from skgvae.nn import (
     NOISE_MODELS,
     ClassifierHead,
     GaussianMLP,
     GaussianVAEClassifierModule,
     GaussianVAEModule,
+    MixturePrior,
     SoftBound,
     StandardNormalPrior,
 )
@@ -98,6 +104,55 @@ def test_noise_below_its_floor_still_has_a_gradient(noise):
 def test_impossible_bounds(low, high):
     with pytest.raises(ValueError, match="0 < low < high"):
         SoftBound(low, high)
+
+
+@pytest.mark.parametrize("noise", NOISE_MODELS)
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (0.0, 1.0),
+        (-1.0, 1.0),
+        (2.0, 1.0),
+        (float("nan"), 1.0),
+        (0.1, float("nan")),
+        (0.1, float("inf")),
+        (1e-50, 1.0),  # zero in float32
+        (1.0, 1 + 1e-12),  # one number in float32
+        (torch.tensor([0.1, 0.0, 0.1]), 1.0),
+    ],
+)
+def test_every_noise_model_checks_its_bounds(noise, low, high):
+    with pytest.raises(ValueError, match=r"must satisfy 0 < low < high < inf.*got"):
+        GaussianVAEModule(3, 2, noise=noise, min_noise=low, max_noise=high)
+
+
+@pytest.mark.parametrize("noise", NOISE_MODELS)
+@pytest.mark.parametrize("name", ["min", "max"])
+def test_bounds_are_one_or_as_many_as_there_are_features(noise, name):
+    bound = {f"{name}_noise": torch.tensor([0.5, 0.5])}
+    with pytest.raises(ValueError, match=r"must be numbers or of shape \(3,\), got shape \(2,\)"):
+        GaussianVAEModule(3, 2, noise=noise, **bound)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GaussianVAEModule(3, 2, hidden_features=(0,)), r"hidden_features .* got \(0,\)"),
+        (lambda: GaussianVAEModule(3, 2, hidden_features=[4, -1]), "hidden_features must be 1 or"),
+        (lambda: GaussianVAEModule(0, 2), "in_features must be 1 or more, got 0"),
+        (lambda: GaussianVAEModule(3, 0), "latent_features must be 1 or more, got 0"),
+        (lambda: GaussianVAEModule(3, 2, 0), "out_features must be 1 or more, got 0"),
+        (lambda: GaussianVAEModule(3, 2, n_prior_components=0), "n_components must be 1 or more"),
+        (lambda: StandardNormalPrior(0), "latent_features must be 1 or more, got 0"),
+        (lambda: MixturePrior(0, 2), "latent_features must be 1 or more, got 0"),
+        (lambda: ClassifierHead(3, 2, 0), "n_classes must be 1 or more, got 0"),
+        (lambda: ClassifierHead(3, 0, 2), "target_features must be 1 or more, got 0"),
+        (lambda: ClassifierHead(3, 2, 2, (0,)), r"hidden_features .* got \(0,\)"),
+    ],
+)
+def test_sizes_must_be_positive(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_unknown_noise():
@@ -218,6 +273,117 @@ def test_another_prior_can_take_the_place_of_the_standard_one(float64):
     b = GaussianVAEModule(4, 2, prior=Shifted(2), generator=torch.Generator().manual_seed(0))
     for bound in (elbo, importance_weighted_bound):
         assert not torch.allclose(bound(a, x, x, eps).value, bound(b, x, x, eps).value)
+
+
+@pytest.mark.parametrize("noise", NOISE_MODELS)
+@pytest.mark.parametrize("n_prior_components", [None, 3])
+def test_a_batch_without_rows(noise, n_prior_components):
+    vae = GaussianVAEModule(4, 2, 3, noise=noise, n_prior_components=n_prior_components)
+    joint = GaussianVAEClassifierModule(vae, ClassifierHead(4, 3, 5))
+    v1, eps = torch.zeros(0, 4), torch.zeros(6, 0, 2)
+    q, z, p = vae(v1, n_draws=6)
+    assert (q.mean.shape, z.shape, p.mean.shape) == ((0, 2), (6, 0, 2), (6, 0, 3))
+    assert joint(v1).logits.shape == (0, 5)
+    assert joint(v1, n_draws=6).logits.shape == (6, 0, 5)
+    assert elbo(vae, v1, torch.zeros(0, 3), eps).value.shape == (0,)
+    assert vae.prior.sample(0).shape == (0, 2)
+
+
+# torch's defaults, which the user may have set
+
+
+@contextmanager
+def torch_default(kind):
+    if kind == "meta":  # a device that every machine has
+        torch.set_default_device("meta")
+    else:
+        torch.set_default_dtype(getattr(torch, kind))
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("n_prior_components", [None, 3])
+def test_a_seed_gives_the_same_weights_in_every_dtype(n_prior_components):
+    def weights():
+        generator = torch.Generator().manual_seed(0)
+        params = {"n_prior_components": n_prior_components, "generator": generator}
+        return GaussianVAEModule(4, 2, 3, **params).float().state_dict()
+
+    expected = weights()
+    with torch_default("float64"):
+        found = weights()
+    for name, weight in expected.items():
+        assert torch.equal(found[name], weight), name
+
+
+@pytest.mark.parametrize("noise", NOISE_MODELS)
+def test_a_module_lies_on_the_default_device_as_those_of_torch_do(noise):
+    generator = torch.Generator()
+    with torch_default("meta"):
+        vae = GaussianVAEModule(4, 2, noise=noise, n_prior_components=3, generator=generator)
+        joint = GaussianVAEClassifierModule(vae, ClassifierHead(4, 4, 3, generator=generator))
+        tensors = [*joint.parameters(), *joint.buffers()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+ROWS = np.random.default_rng(0).standard_normal((90, 3))
+FEW_LABELS = np.where(np.arange(90) % 4 == 0, ROWS[:, 0] > 0, -1)
+FAST = {"max_epochs": 2, "hidden_layer_sizes": (8,), "n_draws": 8, "random_state": 0}
+
+
+def density():
+    vae = GaussianVAE(2, **FAST).fit(ROWS)
+    return (
+        vae.score_samples(ROWS),
+        vae.sample(5, random_state=0),
+        *vae.latent_directions(ROWS[:, :2]),
+    )
+
+
+def mixture():
+    vae = GaussianVAE(2, n_prior_components=3, init="random", **FAST).fit(ROWS)
+    return vae.partial_fit(ROWS).score_samples(ROWS), vae.elbo(ROWS), vae.reconstruct(ROWS)
+
+
+def factors():
+    vae = GaussianVAE(2, prior="standard", noise="isotropic", **FAST).fit(ROWS)
+    return (pickle.loads(pickle.dumps(vae)).score_samples(ROWS),)
+
+
+def regression():
+    model = GaussianVAERegressor(**FAST).fit(ROWS, ROWS[:, :2])
+    return *model.predict(ROWS, return_std=True), *model.predict_interval(ROWS)
+
+
+def classes():
+    model = GaussianVAEClassifier(**FAST).fit(ROWS, ROWS[:, 0] > 0)
+    return model.predict_proba(ROWS), model.predict_target(ROWS)
+
+
+def few_classes():
+    return (GaussianVAEClassifier(unlabeled=-1, **FAST).fit(ROWS, FEW_LABELS).predict_proba(ROWS),)
+
+
+def search():
+    grid = {"n_components": [1, 2], "kl_weight": [0.5, 1.0]}
+    found = StackedGridSearchCV(GaussianVAE(n_estimators=1, **FAST), grid, cv=2).fit(ROWS)
+    return (found.cv_results_["mean_test_score"],)
+
+
+@pytest.mark.parametrize("kind", ["float64", "meta"])
+@pytest.mark.parametrize(
+    "answers", [density, mixture, factors, regression, classes, few_classes, search]
+)
+@pytest.mark.filterwarnings("ignore::skgvae.PosteriorCollapseWarning")
+def test_defaults_of_torch_change_no_estimator(answers, kind):
+    expected = answers()
+    with torch_default(kind):
+        found = answers()
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 # The joint module

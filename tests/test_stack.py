@@ -200,6 +200,19 @@ def test_stack_of_joint_modules(n, pseudo_weight, float64):
     assert_same_terms_and_gradients(modules, criterion, batch)
 
 
+@pytest.mark.parametrize("bound", [elbo, importance_weighted_bound, predictive_bound])
+@pytest.mark.parametrize("n_prior_components", [None, 3])
+def test_a_batch_without_rows(bound, n_prior_components):
+    stack = ModuleStack(make_modules(2, n_prior_components=n_prior_components))
+    n_latents, n_out = stack.encoder.out_features, stack.decoder.out_features
+    v1, v2 = torch.zeros(2, 0, stack.encoder.in_features), torch.zeros(2, 0, n_out)
+    eps = torch.zeros(5, 2, 0, n_latents)
+    terms = stack.by_rows(NegativeBound(bound), v1, v2, eps)
+    assert {tuple(term.shape) for term in terms} == {(2, 0)}
+    loc, log_scale = stack.decoder.loc_and_log_scale(eps)
+    assert loc.shape == log_scale.shape == (5, 2, 0, n_out)
+
+
 def test_modules_see_every_change_of_the_stack_and_the_stack_of_modules():
     modules = make_modules()
     stack = ModuleStack(modules)

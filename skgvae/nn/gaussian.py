@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -24,6 +25,31 @@ def diagonal_normal(loc: Tensor, log_scale: Tensor) -> Independent:
     return Independent(normal, 1, validate_args=False)
 
 
+def log_bounds(low: float | Tensor, high: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logarithms of the bounds of a scale, in float32.
+
+    Parameters
+    ----------
+    low, high : float or Tensor of shape (out_features,)
+        Bounds. ValueError unless 0 < low < high, high is finite, and float32 can tell them apart.
+    """
+    bounds = [torch.as_tensor(b, dtype=torch.float32, device="cpu") for b in (low, high)]
+    if not ((bounds[0] > 0) & (bounds[0] < bounds[1]) & bounds[1].isfinite()).all():
+        raise ValueError(
+            f"Bounds of a scale must satisfy 0 < low < high < inf in float32, got {low}, {high}."
+        )
+    log_low, log_high = (b.log().to(torch.get_default_device()) for b in bounds)
+    return log_low, log_high
+
+
+def check_positive(**sizes: int | Sequence[int]) -> None:
+    """Raise a ValueError where a size, or one of several, is less than one."""
+    for name, size in sizes.items():
+        each = size if isinstance(size, Sequence) else (size,)
+        if not all(n >= 1 for n in each):
+            raise ValueError(f"{name} must be 1 or more, got {size}.")
+
+
 class SoftBound(nn.Module):
     r"""Squash a log standard deviation smoothly into (log low, log high).
 
@@ -35,19 +61,12 @@ class SoftBound(nn.Module):
     Parameters
     ----------
     low, high : float or Tensor of shape (out_features,)
-        Bounds of the standard deviation.
+        Bounds of the standard deviation, 0 < low < high.
     """
 
     def __init__(self, low: float | Tensor, high: float | Tensor):
         super().__init__()
-        if not (
-            float(torch.as_tensor(low).min()) > 0
-            and bool((torch.as_tensor(low) < torch.as_tensor(high)).all())
-        ):
-            raise ValueError(f"Bounds of a scale must satisfy 0 < low < high, got {low}, {high}.")
-        log_low, log_high = (
-            torch.log(torch.as_tensor(b, dtype=torch.float32)) for b in (low, high)
-        )
+        log_low, log_high = log_bounds(low, high)
         self.register_buffer("centre", (log_high + log_low) / 2)
         self.register_buffer("half_width", (log_high - log_low) / 2)
 
@@ -118,6 +137,18 @@ class GaussianMLP(nn.Module):
         super().__init__()
         if noise not in NOISE_MODELS:
             raise ValueError(f"noise must be one of {NOISE_MODELS}, got {noise!r}.")
+        hidden_features = tuple(hidden_features)
+        check_positive(
+            in_features=in_features, out_features=out_features, hidden_features=hidden_features
+        )
+        log_min, _ = log_bounds(min_scale, max_scale)
+        for bound in (min_scale, max_scale):
+            shape = tuple(torch.as_tensor(bound).shape)
+            if shape not in ((), (1,), (out_features,)):
+                raise ValueError(
+                    f"Bounds of a scale must be numbers or of shape ({out_features},), got shape "
+                    f"{shape}."
+                )
         self.in_features, self.out_features = in_features, out_features
         self.noise = noise
 
@@ -132,7 +163,7 @@ class GaussianMLP(nn.Module):
             self.log_scale = linear_layer(widths[-1], out_features)
             self.bound = SoftBound(min_scale, max_scale)
         else:
-            log_min = torch.as_tensor(min_scale, dtype=torch.float32).log().expand(out_features)
+            log_min = log_min.expand(out_features)
             if noise == "isotropic":
                 log_min = log_min.max(0, keepdim=True).values
             self.shared_log_scale = nn.Parameter(torch.empty(len(log_min)))
@@ -268,12 +299,24 @@ class GaussianMLP(nn.Module):
 
 def linear_layer(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
     """Return a layer with unset weights: nn.Linear draws them from the global generator."""
-    return nn.utils.skip_init(nn.Linear, in_features, out_features, bias=bias)
+    device = torch.get_default_device()  # skip_init's own is the CPU
+    return nn.utils.skip_init(nn.Linear, in_features, out_features, bias=bias, device=device)
 
 
 def reset_linear(layer: nn.Linear, generator: torch.Generator | None) -> None:
     """Draw the weights of a layer as torch does by default."""
     bound = 1 / math.sqrt(layer.in_features)
-    nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-    if layer.bias is not None:
-        nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+    for parameter in (layer.weight, layer.bias):
+        if parameter is not None:
+            draw_(parameter, partial(nn.init.uniform_, a=-bound, b=bound), generator)
+
+
+@torch.no_grad()
+def draw_(parameter: Tensor, init: Callable, generator: torch.Generator | None) -> None:
+    """Fill a parameter with draws, made in float32 and where the generator is.
+
+    So a seed gives the same numbers whatever torch's default dtype and default device are.
+    """
+    device = parameter.device if generator is None else generator.device
+    draws = torch.empty(parameter.shape, dtype=torch.float32, device=device)
+    parameter.copy_(init(draws, generator=generator))

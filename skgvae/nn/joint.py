@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .gaussian import linear_layer, reset_linear
+from .gaussian import check_positive, linear_layer, reset_linear
 from .vae import GaussianVAEModule, VAEOutput
 
 
@@ -52,6 +52,13 @@ class ClassifierHead(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
+        hidden_features = tuple(hidden_features)
+        check_positive(
+            in_features=in_features,
+            target_features=target_features,
+            n_classes=n_classes,
+            hidden_features=hidden_features,
+        )
         widths = (in_features + target_features, *hidden_features)
         layers = []
         for a, b in pairwise(widths):
@@ -194,9 +201,9 @@ class GaussianVAEClassifierModule(nn.Module):
         own_dtype = next((p.dtype for p in self.classifier.parameters()), dtype)
         vectors = v1.expand(*shape, -1), v2_estimate
         logits = self.classifier(*(v.reshape(-1, v.shape[-1]).to(own_dtype) for v in vectors))
-        return logits.view(*shape, -1).to(dtype)
+        return logits.view(*shape, logits.shape[-1]).to(dtype)
 
     def squared_weights(self) -> Tensor:
         """Return the sum of the squared weights, not biases, of the classifier."""
-        weights = (p for p in self.classifier.parameters() if p.ndim > 1)
-        return sum((p.square().sum() for p in weights), torch.zeros(()))
+        squares = (p.square().sum() for p in self.classifier.parameters() if p.ndim > 1)
+        return sum(squares, next(self.parameters()).new_zeros(()))

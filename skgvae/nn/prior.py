@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.distributions import (
     MultivariateNormal,
 )
 
-from .gaussian import diagonal_normal
+from .gaussian import check_positive, diagonal_normal, draw_
 
 _LOGIT_OF_NOTHING = -1e30  # finite, so that its products with zero are zero
 
@@ -40,6 +41,7 @@ class StandardNormalPrior(nn.Module):
 
     def __init__(self, latent_features: int):
         super().__init__()
+        check_positive(latent_features=latent_features)
         self.latent_features = latent_features
         self.register_buffer("zeros", torch.zeros(latent_features), persistent=False)
 
@@ -116,8 +118,7 @@ class MixturePrior(nn.Module):
         self, latent_features: int, n_components: int, generator: torch.Generator | None = None
     ):
         super().__init__()
-        if n_components < 1:
-            raise ValueError(f"n_components must be 1 or more, got {n_components}.")
+        check_positive(latent_features=latent_features, n_components=n_components)
         self.latent_features, self.n_components = latent_features, n_components
         shape = n_components, latent_features
         self.logits = nn.Parameter(torch.zeros(n_components))
@@ -126,11 +127,11 @@ class MixturePrior(nn.Module):
         # Only what lies below the diagonal counts.
         self.coefficients = nn.Parameter(torch.zeros(*shape, latent_features))
         if n_components > 1:
-            nn.init.normal_(self.means, std=0.1, generator=generator)
+            draw_(self.means, partial(nn.init.normal_, std=0.1), generator)
 
     def forward(self) -> Distribution:
         """Return the mixture."""
-        identity = torch.eye(self.latent_features).to(self.means)
+        identity = _identity(self.means)
         scale_tril = torch.linalg.solve_triangular(
             self._precision_factor(), identity.expand_as(self.coefficients), upper=False
         )
@@ -176,13 +177,14 @@ class MixturePrior(nn.Module):
     @torch.no_grad()
     def sample(self, n_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """Return draws of z, of shape (n_samples, latent_features)."""
+        n_drawn = max(n_samples, 1)  # torch.multinomial refuses to draw none
         component = torch.multinomial(
-            self.logits.softmax(-1), n_samples, replacement=True, generator=generator
-        )
+            self.logits.softmax(-1), n_drawn, replacement=True, generator=generator
+        )[:n_samples]
         shape, like = (self.latent_features, n_samples), self.means
         eps = torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
         factor = self._precision_factor()
-        z = torch.empty(shape).to(like)
+        z = torch.empty_like(eps)
         for c in range(self.n_components):
             own = component == c
             z[:, own] = torch.linalg.solve_triangular(factor[c], eps[:, own], upper=False)
@@ -203,7 +205,7 @@ class MixturePrior(nn.Module):
         """
         cholesky = torch.linalg.cholesky(covariances)
         scale = cholesky.diagonal(dim1=-2, dim2=-1)
-        identity = torch.eye(self.latent_features).to(cholesky).expand_as(cholesky)
+        identity = _identity(cholesky).expand_as(cholesky)
         unit = cholesky / scale[:, None, :]  # (I - b)^-1
         unit = torch.linalg.solve_triangular(unit, identity, upper=False, unitriangular=True)
         self.logits.copy_(weights.log())
@@ -221,7 +223,8 @@ class MixturePrior(nn.Module):
             Number of components, as many as there are or more.
         """
         generator = torch.Generator()  # not the global one, for numbers that are not used
-        padded = MixturePrior(self.latent_features, n_components, generator).to(self.means)
+        with self.means.device:
+            padded = MixturePrior(self.latent_features, n_components, generator).to(self.means)
         padded.means.zero_()
         padded.logits.fill_(_LOGIT_OF_NOTHING)
         for name, own in self.named_parameters():
@@ -234,9 +237,9 @@ class MixturePrior(nn.Module):
 
     def _precision_factor(self):
         # diag(1/s) (I - b), lower triangular: (C, latent, latent)
-        like = {"dtype": self.means.dtype, "device": self.means.device}
-        identity = torch.eye(self.latent_features, **like)
-        return (identity - self.coefficients.tril(-1)) * torch.exp(-self.log_scale)[..., None]
+        return (_identity(self.means) - self.coefficients.tril(-1)) * torch.exp(-self.log_scale)[
+            ..., None
+        ]
 
     def _conditional_log_prob(self, z):
         # log p(z_l | z_1 ... z_(l-1), component c): (*, C, latent)
@@ -249,3 +252,7 @@ class MixturePrior(nn.Module):
         # All components in one matrix product.
         scaled = nn.functional.linear(z, factor.flatten(0, 1), -offset)
         return scaled.unflatten(-1, (self.n_components, self.latent_features))
+
+
+def _identity(like):
+    return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from .gaussian import MAX_SCALE, GaussianMLP, diagonal_normal
+from .gaussian import MAX_SCALE, GaussianMLP, check_positive, diagonal_normal
 from .prior import MixturePrior, StandardNormalPrior
 
 
@@ -81,6 +81,9 @@ class GaussianVAEModule(nn.Module):
     ):
         super().__init__()
         out_features = in_features if out_features is None else out_features
+        check_positive(
+            in_features=in_features, latent_features=latent_features, out_features=out_features
+        )
         self.encoder = GaussianMLP(
             in_features,
             latent_features,
@@ -208,12 +211,14 @@ class GaussianVAEModule(nn.Module):
             Covariances of the first latents.
         """
         loadings, mean, weights = self._pad(loadings.double()), mean.double(), weights.double()
-        rest = torch.eye(self.encoder.out_features - means.shape[1]).to(means)
-        covariances = torch.stack([torch.block_diag(c, rest) for c in covariances]).double()
+        like = {"dtype": torch.float64, "device": covariances.device}
+        rest = torch.eye(self.encoder.out_features - means.shape[1], **like)
+        covariances = torch.stack([torch.block_diag(c, rest) for c in covariances.double()])
         means = self._pad(means.double())
         generator = torch.Generator()  # of a start that is not kept
-        prior = MixturePrior(means.shape[1], len(weights), generator)
-        self.prior = prior.to(self.decoder.loc.weight)
+        own = self.decoder.loc.weight
+        with own.device:
+            self.prior = MixturePrior(means.shape[1], len(weights), generator).to(own)
         self.prior.set_(weights, means, covariances)
         self.decoder.set_linear_(loadings, mean, 0.5 * noise_variance.double().log())
         log_scale = self.decoder.loc_and_log_scale(self.prior.means[0])[1].double()
@@ -223,7 +228,8 @@ class GaussianVAEModule(nn.Module):
         centre = weights @ means
         spread = torch.einsum("c,ci,cj->ij", weights, means - centre, means - centre)
         total = torch.einsum("c,cij->ij", weights, covariances) + spread
-        gain = torch.linalg.solve(torch.eye(len(total)).to(total) + total @ information, total)
+        identity = torch.eye(len(total), **like)
+        gain = torch.linalg.solve(identity + total @ information, total)
         gain = gain @ weighted.T  # T (I + WᵀΨ⁻¹W T)⁻¹ WᵀΨ⁻¹, T the covariance of z
         precision = torch.einsum("c,cij->ij", weights, torch.linalg.inv(covariances)) + information
         self.encoder.set_linear_(
