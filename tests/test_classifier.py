@@ -295,7 +295,7 @@ def test_the_held_out_rows_have_the_shares_of_the_classes():
     model = GaussianVAEClassifier(**FAST).fit(X, y)
     assert model.net_.criterion_.penalty == 3 / 200
     rows = model._to_rows(X, X, None, y, np.ones(200, np.float32))
-    [(train, valid)] = model._split(rows, 0)
+    [(train, valid)] = model._split(rows, None, 0)
     assert np.bincount(valid.label, minlength=3).tolist() == [
         16,
         3,
