@@ -35,9 +35,7 @@ INITS = ("factor_analysis", "random")
 N_DESCRIBED = 10_000
 ACTIVE_KL = 0.01  # nats a row from which a latent component counts as used
 # Raised by each change of what a saved model holds.
-STATE_VERSION = 3
-# In the first the history is a list of records; in the first two a range is that of one module.
-READABLE_VERSIONS = 1, 2, 3
+STATE_VERSION = 4
 _SEEDS = ("split", "weights", "train", "draws")  # of one member
 
 # Where scikit-learn's HTML representation of an estimator links to.
@@ -484,13 +482,13 @@ class BaseGaussianVAE(
         state = dict(state)
         weights, version = state.pop("_weights", None), state.pop("_state_version", None)
         moments = state.pop("_optimizer_state", None)
-        if weights is not None and version not in READABLE_VERSIONS:
+        if weights is not None and version != STATE_VERSION:
             raise ValueError(
                 f"This {type(self).__name__} was saved by another version of skgvae, in form "
                 f"{version}, where this one reads form {STATE_VERSION}. Load it with the version "
                 "that saved it, or fit it anew."
             )
-        if "history_" in state and version != 1:
+        if "history_" in state and weights is not None:
             state["history_"] = to_records(state["history_"])
         super().__setstate__(state)
         if weights is None:
@@ -516,7 +514,7 @@ def _map_tensors(states, to_tensors=False):
 
     def convert(value):
         if to_tensors:
-            return torch.tensor(value) if isinstance(value, np.ndarray) else value
+            return torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
         return value.cpu().numpy().copy() if torch.is_tensor(value) else value
 
     return {i: {k: convert(v) for k, v in state.items()} for i, state in states.items()}

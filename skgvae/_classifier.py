@@ -241,9 +241,6 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     """
 
     _net_class = GaussianVAEClassifierNet
-    # For models stored before these were kept; every call sets them.
-    _label_share = 1.0
-    _target_names = None
     _n_steps = 2000
     _needs_judge = False  # the head's penalty keeps it from learning few labels by heart
     _orthogonal_from = np.inf  # Muon gains nothing here

@@ -69,7 +69,7 @@ class NetworkMixin:
         custom = dict(self._net_params)
         if "optimizer" not in custom:
             own = {
-                "orthogonal": getattr(self, "_is_orthogonal", False),  # not of earlier versions
+                "orthogonal": self._is_orthogonal,
                 "weight_decay": float(self._fixed["weight_decay"]),
             }
             params["optimizer"] = Muon

@@ -71,7 +71,9 @@ class Standardizer:
 
         Also a mask of these columns.
         """
-        new = self.is_constant & (np.nanmin(X, 0) < np.nanmax(X, 0))
+        new = self.is_constant.copy()
+        X = X[~np.isnan(X[:, 0])] if new.any() else X  # targets may be unknown
+        new[new] = X[:, new].min(0, initial=np.inf) < X[:, new].max(0, initial=-np.inf)
         if not new.any():
             return self, new
         learned = Standardizer.fit(X[:, new], weight)
@@ -189,12 +191,13 @@ def distinct_values(column):
     Values that differ by less than 1e-9 of the column's range are one.
     """
     values = np.unique(column.astype(np.float64))
-    resolution = _SAME * (values[-1] - values[0])
-    values = values[np.r_[True, np.diff(values) > resolution]]
-    if len(values) == 1:
+    with np.errstate(over="ignore"):
+        span = values[-1] - values[0]
+    tiniest = np.finfo(np.float64).tiny
+    gaps = np.diff(values) / max(span, tiniest)
+    is_new = gaps > _SAME
+    values, gaps = values[np.r_[True, is_new]], gaps[is_new]
+    if len(gaps) == 0:
         return values, 0.0
-    gaps = np.diff(values)
-    _, first, counts = np.unique(
-        np.round(gaps / resolution), return_index=True, return_counts=True
-    )
-    return values, gaps[first[np.argmax(counts)]]
+    _, first, counts = np.unique(np.round(gaps / _SAME), return_index=True, return_counts=True)
+    return values, gaps[first[np.argmax(counts)]] * span

@@ -421,9 +421,9 @@ class GaussianVAE(BaseGaussianVAE):
             Nats, for a density in the units of X.
         """
         check_is_fitted(self)
-        loc_range = getattr(self, "_loc_range", None)  # not of earlier versions, nor in training
+        loc_range = getattr(self, "_loc_range", None)  # not in training
         if loc_range is not None:
-            loc_range = tuple(map(torch.tensor, loc_range))
+            loc_range = tuple(torch.from_numpy(bound.copy()) for bound in loc_range)
         return self._log_density(partial(marginal_log_prob, loc_range=loc_range), X)
 
     def score(self, X, y=None, sample_weight=None):

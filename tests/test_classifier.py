@@ -166,7 +166,8 @@ def test_what_rows_without_a_label_weigh(wine):
     model = GaussianVAEClassifier(
         unlabeled=-1, class_weight={0: 0.0}, early_stopping=False, **FAST
     )
-    *_, label_weight = model._validate_training(X, hidden, V, weight)
+    *_, label, row_weight, _ = model._validate_training(X, hidden, V, weight, reset=True)
+    _, label_weight = model._weigh_labels(label, row_weight)
     np.testing.assert_allclose(
         label_weight[hidden < 0], -weight[hidden < 0] / weight.mean(), rtol=1e-6
     )
@@ -619,7 +620,7 @@ def test_columns_of_the_target_keep_their_names(wine):
 
 def test_parameters_changed_after_fitting_count_in_partial_fit(wine):
     X, y = wine
-    model = GaussianVAEClassifier(**FAST).fit(X, y).set_params(vae_weight=0.0, weight_decay=0.1)
+    model = GaussianVAEClassifier(weight_decay=0.1, **FAST).fit(X, y).set_params(vae_weight=0.0)
     before = {name: w.clone() for name, w in model.module_.vae.state_dict().items()}
     model.partial_fit(X, y)
     for name, weight in model.module_.vae.state_dict().items():

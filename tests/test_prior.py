@@ -399,6 +399,7 @@ def test_training_improves_on_mixture_and_standard_prior(seed):
     assert GaussianVAE(**params, **mixture).fit(train).score(test) > max(start, standard) + 0.05
 
 
+@pytest.mark.filterwarnings("ignore:.* rows or groups are too few:UserWarning")
 @pytest.mark.filterwarnings("ignore::skgvae.PosteriorCollapseWarning")
 @pytest.mark.parametrize("n_components", [1, None])
 @pytest.mark.parametrize(

@@ -61,8 +61,7 @@ def test_a_forked_child_answers_as_its_parent():
     # In a process of its own, with two threads: torch's pool does not survive the fork.
     code = """
         import multiprocessing, joblib, numpy as np, torch
-        from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import cross_val_score
+        from sklearn.model_selection import cross_val_score
         from skgvae import GaussianVAERegressor
         torch.set_num_threads(2)
         X = np.random.default_rng(0).standard_normal((300, 20))
