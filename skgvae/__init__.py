@@ -20,7 +20,6 @@ _SUBMODULES = {
     "batches",
     "callbacks",
     "display",
-    "fused",
     "likelihood",
     "metrics",
     "mixture",

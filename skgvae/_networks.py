@@ -7,10 +7,9 @@ from numbers import Integral
 import torch
 from torch import nn
 
-from ._padding import of_one_shape
 from ._together import computing_once
 from .net import GaussianVAENet
-from .nn import GaussianVAEModule
+from .nn import GaussianVAEModule, with_equal_priors
 from .optimizer import HIDDEN, Muon
 
 ACTIVATIONS = {
@@ -51,7 +50,7 @@ class NetworkMixin:
                 modules.append(self._make_module(torch.Generator().manual_seed(seed["weights"])))
                 like = modules[i - i % n_alike]
                 self._start(modules[-1], part, init, like)
-        return of_one_shape(modules)
+        return with_equal_priors(modules)
 
     def _choose_optimizer(self):
         # Once for a net: copies and further passes go on with the same.

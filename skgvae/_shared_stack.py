@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from functools import cached_property
-from operator import attrgetter
 
 import joblib
 import numpy as np
@@ -11,11 +10,10 @@ import torch
 from skorch.helper import predefined_split
 from torch import nn
 
-from ._padding import fixed_settings, of_one_shape, sizeless
 from .batches import StackedRows, TensorBatches
 from .callbacks import BestEpoch
 from .net import GaussianVAEClassifierNet, GaussianVAENet
-from .nn import MixturePrior
+from .nn import MixturePrior, with_equal_priors
 from .objectives import (
     JointLoss,
     NegativeBound,
@@ -27,9 +25,6 @@ from .optimizer import HIDDEN, Muon
 
 # Bytes that a step of one stack may take.
 MAX_STEP_BYTES = 2**30
-# From so many modules on a step costs in proportion to their number.
-ENOUGH_MODULES = 25
-
 # Parameters of these criteria that may differ between the modules of a stack.
 _OWN_TO_MODULE = {NegativeBound: ("kl_weight",), JointLoss: ("kl_weight", "penalty")}
 # Parameters of the net that training does not use.
@@ -82,8 +77,7 @@ class Training:
         if not known or callbacks != [BestEpoch] or len(net.history):
             return None
         # Other orthogonal steps than those of hidden layers may depend on the sizes.
-        is_sizeless = all(pattern == HIDDEN for pattern, _ in self.param_groups)
-        structure = _structure(net.stack_.stacked, is_sizeless)
+        structure = _structure(net.stack_.stacked)
         if structure is None or net.max_epochs == 0:
             return None
         params = net.get_params(deep=False)
@@ -141,23 +135,18 @@ class Training:
         return n_numbers * _BYTES_PER_NUMBER + n_weights * _BYTES_PER_WEIGHT
 
     @property
-    def n_latents(self) -> int:
-        """Width of the latent space."""
-        return self.net.stack_.encoder.out_features
-
-    @property
     def n_components(self) -> int:
         """Number of Gaussians in the prior; 0 of none that is a mixture."""
         prior = self.net.stack_.stacked.prior
         return prior.n_components if type(prior) is MixturePrior else 0
 
-    def step_bytes(self, n_latents: int, n_components: int) -> int:
+    def step_bytes(self, n_components: int) -> int:
         """Memory that a step of its training takes at most, or the evaluation after an epoch.
 
         Parameters
         ----------
-        n_latents, n_components : int
-            To which it is padded.
+        n_components : int
+            Gaussians in the prior, to which its own is padded.
         """
         net = self.net
         n_rows = min(net.batch_size, len(self.train[0])) * net.criterion_.n_draws
@@ -167,12 +156,10 @@ class Training:
         named = net.stack_.stacked.named_parameters()
         matrices = [w for name, w in named if w.ndim == 3 and "prior." not in name]
         n_units = sum(w.shape[0] * w.shape[1] for w in matrices)
-        n_units += 3 * len(net.stack_) * (n_latents - self.n_latents)  # the encoder's outputs
-        # z in the units of each component, even where it is too large to be kept; its density.
+        # z in the units of each component; its density.
+        n_latents = net.stack_.encoder.out_features
         n_units += len(net.stack_) * n_components * (n_latents + 1)
-        n_added = n_components * n_latents**2 - self.n_components * self.n_latents**2
-        n_added *= len(net.stack_) * _BYTES_PER_WEIGHT
-        return n_rows * n_units * _BYTES_PER_UNIT + n_added
+        return n_rows * n_units * _BYTES_PER_UNIT
 
 
 def train_together(trainings: Sequence[Training]) -> None:
@@ -189,19 +176,16 @@ def train_together(trainings: Sequence[Training]) -> None:
 
 
 def _split(trainings, max_bytes):
-    part, n_modules, sizes = [], 0, (0, 0)
-    for training in sorted(trainings, key=attrgetter("n_latents")):
+    part, n_modules, n_components = [], 0, 0
+    for training in trainings:
         n_own = len(training.net.stack_)
-        own = training.n_latents, training.n_components
-        largest = tuple(map(max, own, sizes))  # to which all are padded
-        n_bytes = training.step_bytes(*largest) * (n_modules + n_own) / n_own
-        # Of so many the padding costs more than a common stack saves.
-        is_enough = n_modules >= ENOUGH_MODULES and training.n_latents > sizes[0]
-        if part and (n_bytes > max_bytes or is_enough):
+        most = max(training.n_components, n_components)  # to which all are padded
+        n_bytes = training.step_bytes(most) * (n_modules + n_own) / n_own
+        if part and n_bytes > max_bytes:
             yield part
-            part, n_modules, largest = [], 0, own
+            part, n_modules, most = [], 0, training.n_components
         part.append(training)
-        n_modules, sizes = n_modules + n_own, largest
+        n_modules, n_components = n_modules + n_own, most
     yield part
 
 
@@ -223,7 +207,7 @@ def _train_alike(trainings):
 def _train_as_one(trainings):
     first = trainings[0].net
     params = first.get_params(deep=False)
-    params["module"] = of_one_shape([m for t in trainings for m in t.net.stack_.members])
+    params["module"] = with_equal_priors([m for t in trainings for m in t.net.stack_.members])
     params["seed"] = [seed for training in trainings for seed in training.net.seed]
     for name in trainings[0].own_params:
         if hasattr(first, name):
@@ -274,7 +258,7 @@ def _joined_groups(trainings):
 def _take_part(own, net, part):
     """Leave a net as if it had been trained without the others in a common one."""
     for name, weight in own.stack_.stacked.named_parameters():
-        without_padding = map(slice, weight.shape[1:])
+        without_padding = map(slice, weight.shape[1:])  # of Gaussians in the prior
         weight.copy_(net.stack_.stacked.get_parameter(name)[(part, *without_padding)])
     own.stack_.tie()
     (_, own_best), (_, best) = own.callbacks_[0], net.callbacks_[0]
@@ -290,21 +274,20 @@ def _take_part(own, net, part):
         own.member_terms_ = {"train": {"loss": entries["train_loss"]}}
 
 
-def _structure(stacked, is_sizeless):
-    """Return what modules must share to be stacked, or None if that cannot be known.
-
-    Their sizes too, or only what cannot be padded.
-    """
+def _structure(stacked):
+    """Return what modules must share to be stacked, or None if that cannot be known."""
     structure = []
     for name, module in stacked.named_modules():
         known = type(module).__module__.startswith(_KNOWN_MODULES)
         if not known and type(module) not in _KNOWN_ACTIVATIONS:
             return None
         own = {k: v for k, v in vars(module).items() if k not in _MODULE_STATE}
-        structure.append((name, type(module), module.training, fixed_settings(own)))
+        own.pop("n_components", None)
+        structure.append((name, type(module), module.training, own))
     for named in (stacked.named_parameters(), stacked.named_buffers()):
         for name, tensor in named:
-            shape = tensor.shape[1:]
-            shape = sizeless(stacked, name, shape) if is_sizeless else tuple(shape)
+            shape = tuple(tensor.shape[1:])
+            if type(stacked.prior) is MixturePrior and "prior." in name:
+                shape = shape[1:]  # the number of Gaussians may differ
             structure.append((name, shape, str(tensor.dtype), tensor.requires_grad))
     return structure

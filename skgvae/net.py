@@ -554,7 +554,6 @@ class GaussianVAENet(NeuralNet):
             parameter.grad = None
         terms = self._loss(batch, self.criterion_.n_draws, self._generators)
         terms.loss.sum().backward()  # no weight is shared: each has its own gradient
-        self.stack_.mask_gradients_()
         if self._progress < self._prior_rests:
             for parameter in self.stack_.prior.parameters():
                 parameter.grad = None
@@ -589,19 +588,14 @@ class GaussianVAENet(NeuralNet):
     def _loss(self, batch, n_draws, generators):
         (v1, *others), v2 = batch  # of shape (n_modules, n, features)
         n_rows, n_features = v1.shape[-2], self.criterion_.noise_features(self.stack_)
-        n_others = n_features - self.stack_.stacked.encoder.out_features
         counts = self._counts if len(self._counts) > 1 else [n_rows] * len(generators)
         eps = []
-        for n, n_latents, generator in zip(
-            counts, self.stack_.n_used_latents, generators, strict=True
-        ):
-            shape = n_draws, n, n_latents + n_others
+        for n, generator in zip(counts, generators, strict=True):
+            shape = n_draws, n, n_features
             own = torch.randn(shape, generator=generator, dtype=v1.dtype, device=v1.device)
             eps.append(own if n == n_rows else nn.functional.pad(own, (0, 0, 0, n_rows - n)))
-        eps = self.stack_.pad_draws(eps)
-        # Stacked first, then seen with the draws first: so a module's rows lie together.
-        eps = torch.stack(eps).transpose(0, 1) if len(eps) > 1 else eps[0].unsqueeze(1)
-        terms = self.stack_.by_rows(self.criterion_, v1, v2, eps, *others)
+        eps = torch.stack(eps)  # (M, K, n, features)
+        terms = self.criterion_.by_rows(self.stack_, v1, v2, eps, *others)
         return type(terms)(*(term.mean(-1) for term in terms))
 
     def _clip_gradients(self):

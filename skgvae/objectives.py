@@ -82,17 +82,17 @@ def importance_log_weights(
     ----------
     vae, v1, v2, eps
         As for :func:`elbo`.
-    loc : Tensor of shape (*, latent_features), optional
+    loc : Tensor of shape (*, n, latent_features), optional
         Mean of q in place of the encoder's.
 
     Returns
     -------
-    Tensor of shape (K, *)
+    Tensor of shape (*, K, n)
         Nats. For v2 = v1 the mean of their exponentials estimates p(v2).
     """
     own_loc, log_scale = vae.encoder.loc_and_log_scale(v1)
-    z = torch.addcmul(own_loc if loc is None else loc, log_scale.exp(), eps)
-    log_lik = gaussian_log_prob(v2, *vae.decoder.loc_and_log_scale(z))
+    z = reparameterise(own_loc if loc is None else loc, log_scale, eps)
+    log_lik = gaussian_log_prob(v2.unsqueeze(-3), *vae.decoder.loc_and_log_scale(z))
     return log_lik + vae.prior.log_prob(z) - _log_posterior(eps, log_scale)
 
 
@@ -107,11 +107,11 @@ def elbo(
     ----------
     vae : GaussianVAEModule
         Anything with ``encoder``, ``decoder`` and ``prior`` like its.
-    v1 : Tensor of shape (*, in_features)
+    v1 : Tensor of shape (*, n, in_features)
         Input.
-    v2 : Tensor of shape (*, out_features)
+    v2 : Tensor of shape (*, n, out_features)
         Target.
-    eps : Tensor of shape (K, *, latent_features)
+    eps : Tensor of shape (*, K, n, latent_features)
         Standard normal draws, z = m(v1) + s(v1) eps; an axis of length one is shared by rows.
     kl_weight : float or Tensor
         Weight w of the KL term; a tensor, one for each row, broadcasts against them.
@@ -121,9 +121,9 @@ def elbo(
     Kingma & Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.6114.
     """
     loc, log_scale, z = _draw(vae, v1, eps)
-    log_lik = gaussian_log_prob(v2, *vae.decoder.loc_and_log_scale(z))  # (K, *)
-    reconstruction = -log_lik.mean(0)
-    kl = vae.prior.kl(loc, log_scale, z).sum(-1)
+    log_lik = gaussian_log_prob(v2.unsqueeze(-3), *vae.decoder.loc_and_log_scale(z))  # (K, n)
+    reconstruction = -log_lik.mean(-2)
+    kl = _divergence(vae.prior, loc, log_scale, z, eps)
     return Bound(-reconstruction - kl_weight * kl, reconstruction, kl)
 
 
@@ -152,10 +152,11 @@ def importance_weighted_bound(
     Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", 2015, arXiv:1509.00519.
     """
     loc, log_scale, z = _draw(vae, v1, eps)
-    log_lik = gaussian_log_prob(v2, *vae.decoder.loc_and_log_scale(z))
+    log_lik = gaussian_log_prob(v2.unsqueeze(-3), *vae.decoder.loc_and_log_scale(z))
     log_ratio = vae.prior.log_prob(z) - _log_posterior(eps, log_scale)
-    kl = vae.prior.kl(loc, log_scale, z).sum(-1)
-    value, reconstruction = log_mean_exp(log_lik + log_ratio), -log_lik.mean(0)
+    closed_form = vae.prior.closed_form_kl
+    kl = vae.prior.kl(loc, log_scale, z).sum(-1) if closed_form else -log_ratio.mean(-2)
+    value, reconstruction = log_mean_exp(log_lik + log_ratio, -2), -log_lik.mean(-2)
     below, above = split_weight(kl_weight)
     value = below * value - (1 - below) * reconstruction - above * kl
     return Bound(value, reconstruction, kl)
@@ -205,12 +206,12 @@ def predictive_bound(
     if mean_power:
         factor = torch.exp(2 * mean_power * decoded_log_scale.detach()).expand_as(decoded)
         # Relative to the same target's average: a precise one is no less to be learned.
-        factor = factor / factor.mean((0, -2), keepdim=True)
+        factor = factor / factor.mean((-3, -2), keepdim=True)
         centre = decoded.detach()
         decoded = centre + factor * (decoded - centre)
-    log_lik = gaussian_log_prob(v2, decoded, decoded_log_scale)
-    kl = vae.prior.kl(loc, log_scale, z).sum(-1)
-    return Bound(log_mean_exp(log_lik) - kl_weight * kl, -log_lik.mean(0), kl)
+    log_lik = gaussian_log_prob(v2.unsqueeze(-3), decoded, decoded_log_scale)
+    kl = _divergence(vae.prior, loc, log_scale, z, eps)
+    return Bound(log_mean_exp(log_lik, -2) - kl_weight * kl, -log_lik.mean(-2), kl)
 
 
 class LossTerms(NamedTuple):
@@ -385,11 +386,11 @@ class JointLoss(nn.Module):
         ----------
         joint : GaussianVAEClassifierModule
             Auto-encoder and classifier.
-        v1 : Tensor of shape (*, in_features)
+        v1 : Tensor of shape (*, n, in_features)
             Input.
-        v2 : Tensor of shape (*, out_features)
+        v2 : Tensor of shape (*, n, out_features)
             Target.
-        eps : Tensor of shape (K, *, latent_features + out_features [+ 1])
+        eps : Tensor of shape (*, K, n, latent_features + out_features [+ 1])
             Standard normal draws for z, for the estimate of v2 and, where ``pseudo_weight`` is
             positive, for the shares in which rows are mixed; K need not be ``n_draws``, which is
             what the net draws in training.
@@ -420,8 +421,8 @@ class JointLoss(nn.Module):
         eps_z, eps_target, eps_share = eps.tensor_split(ends, -1)
         loc, log_scale, z = _draw(joint, v1, eps_z)
         decoded, decoded_log_scale = joint.decoder.loc_and_log_scale(z)
-        log_lik = gaussian_log_prob(v2, decoded, decoded_log_scale)
-        kl = joint.prior.kl(loc, log_scale, z).sum(-1)
+        log_lik = gaussian_log_prob(v2.unsqueeze(-3), decoded, decoded_log_scale)
+        kl = _divergence(joint.prior, loc, log_scale, z, eps_z)
 
         scale = decoded_log_scale.exp()
         if joint.decoder.noise != "heteroscedastic":
@@ -430,13 +431,14 @@ class JointLoss(nn.Module):
         feedback = self.label_share if self.vae_weight > 0 else 0.0
         if feedback != 1:
             estimate = torch.lerp(estimate.detach(), estimate, feedback)
-        log_p = log_mean_exp(joint.classify(v1, estimate).log_softmax(-1))  # (*, classes)
+        log_p = joint.classify(v1.unsqueeze(-3), estimate).log_softmax(-1)
+        log_p = log_mean_exp(log_p, -3)  # (*, n, classes)
         cross_entropy = -log_p.gather(-1, label[..., None])[..., 0]
         if label_weight is not None:
             cross_entropy = label_weight.clamp(min=0) * cross_entropy
 
-        bound = log_mean_exp(log_lik) - self.kl_weight * kl
-        terms = -bound, -log_lik.mean(0), kl
+        bound = log_mean_exp(log_lik, -2) - self.kl_weight * kl
+        terms = -bound, -log_lik.mean(-2), kl
         if weight is not None:
             terms = [weight * term for term in terms]
         negative_bound, reconstruction, kl = terms
@@ -445,9 +447,9 @@ class JointLoss(nn.Module):
             penalty = penalty + 0.5 * self.penalty * joint.squared_weights().unsqueeze(-1)
         loss = cross_entropy + penalty
         if joint.training and self.pseudo_weight and label_weight is not None:
-            share = torch.special.ndtr(eps_share[0])
+            share = torch.special.ndtr(eps_share[..., 0, :, :])
             loss = loss + self.pseudo_weight * self._pseudo_cross_entropy(
-                joint, v1, estimate[:1], log_p, label, label_weight, share
+                joint, v1, estimate[..., 0, :, :], log_p, label, label_weight, share
             )
         if self.vae_weight > 0:
             loss = loss + self.vae_weight * negative_bound
@@ -464,7 +466,7 @@ class JointLoss(nn.Module):
         row_weight = torch.where(has_label, self.label_share * label_weight, -label_weight)
         pairs = v1, estimate, target
         v1, estimate, target = (torch.lerp(x, x.roll(1, -2), share) for x in pairs)
-        log_p = joint.classify(v1, estimate)[0].log_softmax(-1)
+        log_p = joint.classify(v1, estimate).log_softmax(-1)
         mixed = row_weight * row_weight.roll(1, -1) * (target * log_p).sum(-1)
         return -(own + mixed)
 
@@ -481,10 +483,22 @@ def _sharpen(log_p, one_hot, label_weight):
 
 def _draw(vae, v1, eps):
     loc, log_scale = vae.encoder.loc_and_log_scale(v1)
-    return loc, log_scale, torch.addcmul(loc, log_scale.exp(), eps)  # z: (K, *, latent)
+    return loc, log_scale, reparameterise(loc, log_scale, eps)
+
+
+def reparameterise(loc: Tensor, log_scale: Tensor, eps: Tensor) -> Tensor:
+    """Return z = loc + scale eps, of shape (K, n, latent), for draws eps of that shape."""
+    return torch.addcmul(loc.unsqueeze(-3), log_scale.exp().unsqueeze(-3), eps)
+
+
+def _divergence(prior, loc, log_scale, z, eps):
+    # KL(q(z | v1) ‖ p(z)) of each row: exact, or estimated by the draws
+    if prior.closed_form_kl:
+        return prior.kl(loc, log_scale, z).sum(-1)
+    return (_log_posterior(eps, log_scale) - prior.log_prob(z)).mean(-2)
 
 
 def _log_posterior(eps, log_scale):
     # log q(z | v1) at z = m + s eps: the density of eps less log |dz / d eps|.
     log_eps = -0.5 * eps.square().sum(-1) - 0.5 * eps.shape[-1] * math.log(2 * math.pi)
-    return log_eps - log_scale.sum(-1)
+    return log_eps - log_scale.sum(-1).unsqueeze(-2)

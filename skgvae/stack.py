@@ -1,25 +1,21 @@
 """How are many trained at once? Modules of one architecture, called as one.
 
 A step of a small network is overhead, not arithmetic: several of them cost little more than
-one when their weights are stacked. The modules themselves know nothing of it. Tensors that
-belong to all members have the stack as their third axis from the right: rows of shape
-(*, M, n, features), of which (*) are draws.
+one when their weights are stacked. Tensors that belong to all models have the models as their
+first axis: rows of shape (M, n, features), draws of shape (M, K, n, features).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
-from .fused import FUSED_BOUNDS, fused_bound, fused_mlp, is_fusable, is_fusable_vae
-from .nn import StandardNormalPrior
-from .objectives import NegativeBound
+from .nn import takes_model_axis
 
 __all__ = ["ModuleStack"]
 
@@ -29,10 +25,8 @@ class ModuleStack(nn.Module):
 
     Member m keeps its own parameters: they are views of row m of the stacked ones, so that
     each is always up to date in the other. A stack has the parts of its members (``encoder``,
-    ``decoder``, ``prior``, ``classify``), so that an objective is written once for both.
-
-    A member with an attribute ``n_used_latents`` is padded: its other latents are to do nothing
-    (:meth:`pad_draws`, :meth:`mask_gradients_`).
+    ``decoder``, ``prior``, ``classify``), so that an objective is written once for both. A part
+    that knows nothing of a model axis, such as a user's own network, is called in a loop.
 
     Parameters
     ----------
@@ -46,7 +40,7 @@ class ModuleStack(nn.Module):
     >>> from skgvae.objectives import elbo
     >>> from skgvae.stack import ModuleStack
     >>> stack = ModuleStack([GaussianVAEModule(4, 2) for _ in range(3)])
-    >>> v1, eps = torch.zeros(3, 10, 4), torch.randn(5, 3, 10, 2)
+    >>> v1, eps = torch.zeros(3, 10, 4), torch.randn(3, 5, 10, 2)
     >>> elbo(stack, v1, v1, eps).value.shape
     torch.Size([3, 10])
     """
@@ -83,96 +77,42 @@ class ModuleStack(nn.Module):
         return super().train(mode)
 
     @property
-    def encoder(self) -> _Part:
+    def encoder(self) -> nn.Module:
         """q(z | v1) of all members."""
-        return _Part(self, "encoder")
+        return self._part("encoder")
 
     @property
-    def decoder(self) -> _Part:
+    def decoder(self) -> nn.Module:
         """p(v2 | z) of all members."""
-        return _Part(self, "decoder")
+        return self._part("decoder")
 
     @property
-    def prior(self) -> _Part:
+    def prior(self) -> nn.Module:
         """p(z) of all members."""
-        return _Part(self, "prior")
-
-    def by_rows(
-        self, criterion: nn.Module, v1: Tensor, v2: Tensor, eps: Tensor, *others: Tensor | None
-    ) -> NamedTuple:
-        """Return ``criterion.by_rows(self, ...)``, by the shortest way.
-
-        Parameters
-        ----------
-        criterion : NegativeBound or JointLoss
-            The loss.
-        v1, v2 : Tensor of shape (M, n, features)
-            Input and target.
-        eps : Tensor of shape (K, M, n, features)
-            Standard normal draws.
-        *others : Tensor of shape (M, n) or None
-            What else the criterion takes.
-
-        Returns
-        -------
-        LossTerms or JointTerms
-            Each of shape (M, n).
-        """
-        known = type(criterion) is NegativeBound and criterion.bound in FUSED_BOUNDS
-        if not known or not is_fusable_vae(self.members[0]):
-            return criterion.by_rows(self, v1, v2, eps, *others)
-        params = {"kl_weight": criterion.kl_weight, **criterion.params}
-        bound = fused_bound(criterion.bound, self.stacked, v1, v2, eps, **params)
-        return criterion.weigh(bound, *others)
+        return self._part("prior")
 
     def classify(self, v1: Tensor, v2_estimate: Tensor) -> Tensor:
-        """Return the logits of all members, of shape (*, M, n, n_classes)."""
-        axis = v2_estimate.ndim - 3
-        return _call_members(
-            self.members, self.stacked, "classify", (v1, v2_estimate), (0, axis), axis
-        )
+        """Return the logits of all members, of shape (M, [K,] n, n_classes)."""
+        return self._joint().classify(v1, v2_estimate)
 
     def squared_weights(self) -> Tensor:
         """Return the sum of the squared weights of each member's classifier, of shape (M,)."""
-        return _call_members(self.members, self.stacked, "squared_weights", (), (), 0)
+        return self._joint().squared_weights()
+
+    def _joint(self):
+        aware = takes_model_axis(self.stacked.classifier)
+        return self.stacked if aware else _EachInTurn(self.members, self.stacked)
+
+    def _part(self, name):
+        stacked = getattr(self.stacked, name)
+        if takes_model_axis(stacked):
+            return stacked
+        return _EachInTurn([getattr(member, name) for member in self.members], stacked)
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield name and tensor of all stacked parameters and buffers."""
         yield from self.stacked.named_parameters()
         yield from self.stacked.named_buffers()
-
-    def pad_draws(self, eps: Sequence[Tensor]) -> list[Tensor]:
-        """Return draws for all members, with zeros for latents that a member does not use.
-
-        Parameters
-        ----------
-        eps : sequence of Tensor of shape (*, features)
-            Of each member; its latents come first.
-        """
-        if self._used is None:
-            return list(eps)
-        n_latents = self._used.shape[-1]
-        padded = []
-        for n, own in zip(self.n_used_latents, eps, strict=True):
-            zeros = own.new_zeros(*own.shape[:-1], n_latents - n)
-            padded.append(torch.cat([own[..., :n], zeros, own[..., n:]], -1))
-        return padded
-
-    @torch.no_grad()
-    def mask_gradients_(self) -> None:
-        """Set gradients to zero where they would change what a latent that is not used is.
-
-        The others are zero because its draws are, and the weights on them.
-        """
-        if self._used is None:
-            return
-        encoder, prior = self.stacked.encoder, self.stacked.prior
-        scales = [(encoder.log_scale.weight, -1), (encoder.log_scale.bias, None)]
-        if hasattr(prior, "log_scale"):
-            scales.append((prior.log_scale, 1))
-        for scale, axis in scales:
-            if scale.grad is not None:
-                scale.grad *= self._used if axis is None else self._used.unsqueeze(axis)
 
     @torch.no_grad()
     def keep_(self, rows: Tensor) -> None:
@@ -198,90 +138,45 @@ class ModuleStack(nn.Module):
             stacked = getattr(*_owner(self.stacked, name))
             for m, tensor in enumerate(tensors):
                 tensor.data = stacked.detach()[m]
-        self._find_used_latents()
-
-    def _find_used_latents(self):
-        n_latents = self.stacked.encoder.out_features
-        self.n_used_latents = [getattr(m, "n_used_latents", n_latents) for m in self.members]
-        self._used = None  # of shape (M, latents), where some are not
-        if min(self.n_used_latents) < n_latents:
-            device = self.stacked.encoder.loc.weight.device
-            n_used = torch.tensor(self.n_used_latents, device=device).unsqueeze(1)
-            self._used = torch.arange(n_latents, device=device) < n_used
 
 
-class _Part:
-    """One part of every member, called as one."""
+class _EachInTurn:
+    """A part of every member, called one after the other."""
 
-    def __init__(self, stack: ModuleStack, name: str):
-        part = attrgetter(name)
-        self.parts = [part(member) for member in stack.members]
-        self.stacked = part(stack.stacked)
+    def __init__(self, parts: Sequence[nn.Module], stacked: nn.Module):
+        self.parts, self.stacked = parts, stacked
 
     def __getattr__(self, name: str):
-        return getattr(self.stacked, name)  # out_features, noise, ...
+        if not callable(getattr(type(self.stacked), name, None)):
+            return getattr(self.stacked, name)  # out_features, noise, ...
 
-    def loc_and_log_scale(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mlp, axis = self.parts[0], x.ndim - 3
-        if is_fusable(mlp):
-            return fused_mlp(self.stacked, x)
-        method = "loc_and_log_scale"
-        loc, log_scale = self._call(method, (x,), (axis,), (axis, axis), _broadcast_scale)
-        return loc, log_scale
+        def call(*args):
+            outs = [self._call(m, name, args) for m in range(len(self.parts))]
+            if isinstance(outs[0], Tensor):
+                return torch.stack(outs)
+            return tuple(torch.stack(out) for out in zip(*map(_broadcast, outs), strict=True))
 
-    def log_prob(self, z: Tensor) -> Tensor:
-        if type(self.parts[0]) is StandardNormalPrior:
-            return self.parts[0].log_prob(z)
-        axis = z.ndim - 3
-        return self._call("log_prob", (z,), (axis,), axis)
+        return call
 
-    def kl(self, loc: Tensor, log_scale: Tensor, z: Tensor) -> Tensor:
-        if type(self.parts[0]) is StandardNormalPrior:
-            return self.parts[0].kl(loc, log_scale, z)
-        axes = 0, log_scale.ndim - 3, z.ndim - 3
-        return self._call("kl", (loc, log_scale, z), axes, 0)
-
-    def _call(self, method, args, in_axes, out_axes, wrap=lambda out: out):
-        return _call_members(self.parts, self.stacked, method, args, in_axes, out_axes, wrap)
+    def _call(self, m, name, args):
+        tensors = {f"module.{key}": t[m] for key, t in self.stacked.named_parameters()}
+        tensors |= {f"module.{key}": t[m] for key, t in self.stacked.named_buffers()}
+        own = tuple(arg[m] for arg in args)
+        return functional_call(_Method(self.parts[m], name), tensors, own)
 
 
 class _Method(nn.Module):
     # functional_call knows forward alone.
-    def __init__(self, module: nn.Module, name: str, wrap: Callable):
+    def __init__(self, module: nn.Module, name: str):
         super().__init__()
-        self.module, self.name, self.wrap = module, name, wrap
+        self.module, self.method = module, attrgetter(name)
 
     def forward(self, *args):
-        return self.wrap(getattr(self.module, self.name)(*args))
+        return self.method(self.module)(*args)
 
 
-def _call_members(members, stacked, name, args, in_axes, out_axes, wrap=lambda out: out):
-    """Call a method of every member, with the stack as these axes of arguments and result."""
-    method = _Method(members[0], name, wrap)
-    tensors = {
-        f"module.{name}": tensor
-        for named in (stacked.named_parameters(), stacked.named_buffers())
-        for name, tensor in named
-    }
-    if len(members) > 1:
-
-        def call(tensors, *args):
-            return functional_call(method, tensors, args)
-
-        axes = (0, *in_axes)
-        return vmap(call, axes, out_axes, randomness="different")(tensors, *args)
-    # One member: plain, also for modules that vmap cannot map.
-    tensors = {name: tensor[0] for name, tensor in tensors.items()}
-    args = [arg.select(axis, 0) for arg, axis in zip(args, in_axes, strict=True)]
-    out = functional_call(method, tensors, tuple(args))
-    if isinstance(out, Tensor):
-        return out.unsqueeze(out_axes)
-    return tuple(part.unsqueeze(axis) for part, axis in zip(out, out_axes, strict=True))
-
-
-def _broadcast_scale(out):
-    loc, log_scale = out
-    return loc, log_scale.expand_as(loc)
+def _broadcast(out):
+    return torch.broadcast_tensors(*out)  # log σ may be shared by the rows
 
 
 def _named_tensors(members):

@@ -42,7 +42,6 @@ from skgvae import (
     _vae,
 )
 from skgvae.model_selection import StackedGridSearchCV, StackedRandomizedSearchCV
-from skgvae.optimizer import Muon
 
 FAST = {"max_epochs": 4, "hidden_layer_sizes": (8,), "n_draws": 32, "random_state": 0}
 # The start need not seek how many: that takes the most of a short fit.
@@ -113,7 +112,7 @@ def test_density_with_other_latent_and_hidden_sizes(iris, stacks):
     }
     model = GaussianVAE(**ONE)
     ours, theirs = search_both(model, grid, iris, return_train_score=True)
-    assert stacks == [12, 12]
+    assert stacks == [6] * 4
     np.testing.assert_array_equal(ours.transform(iris), theirs.transform(iris))
     assert ours.score(iris) == theirs.score(iris)
 
@@ -185,35 +184,9 @@ def test_density_with_other_parameters(n_fits, grid, iris, stacks):
     assert stacks == n_fits
 
 
-@pytest.mark.parametrize(("enough", "n_fits"), [(3, [3, 3, 3]), (4, [6, 3]), (99, [9])])
-def test_latent_sizes_with_many_modules_have_stacks_of_their_own(
-    enough, n_fits, iris, stacks, monkeypatch
-):
-    monkeypatch.setattr(_shared_stack, "ENOUGH_MODULES", enough)
-    search_both(GaussianVAE(**ONE), {"n_components": [3, 1, 2]}, iris)
-    assert stacks == n_fits
-
-
-@pytest.mark.parametrize(
-    ("net_params", "n_fits"),
-    [
-        ({"optimizer": Muon}, [9]),
-        ({"optimizer": torch.optim.SGD, "optimizer__momentum": 0.9}, [9]),
-        # The size of an orthogonal step depends on that of the matrix.
-        ({"optimizer__param_groups": [("*.weight", {"orthogonal": True})]}, [3, 3, 3]),
-    ],
-    ids=["muon", "sgd", "groups"],
-)
-def test_latent_sizes_with_other_optimizers(net_params, n_fits, iris, stacks):
-    model = GaussianVAE(net_params=net_params, **ONE)
-    search_both(model, {"n_components": [1, 2, 6]}, iris)
-    assert stacks == n_fits
-
-
-def test_more_latents_than_hidden_units_are_not_padded_to(iris, stacks):
-    model = GaussianVAE(**{**ONE, "hidden_layer_sizes": (2,)})
-    search_both(model, {"n_components": [1, 2, 3]}, iris)
-    assert sorted(stacks) == [3, 6]
+def test_each_latent_size_has_a_stack_of_its_own(iris, stacks):
+    search_both(GaussianVAE(**ONE), {"n_components": [3, 1, 2], "kl_weight": [0.5, 1.0]}, iris)
+    assert stacks == [6, 6, 6]
 
 
 def test_starts_that_compete(stacks, monkeypatch):
@@ -264,7 +237,7 @@ def test_transformer_in_the_middle_of_a_pipeline(wine, stacks):
     model = make_pipeline(GaussianVAE(**ONE), Ridge())
     grid = {"gaussianvae__n_components": [2, 3], "ridge__alpha": [1.0, 10.0]}
     search_both(model, grid, *wine)
-    assert stacks == [12]
+    assert stacks == [6, 6]
 
 
 def test_inside_a_meta_estimator(diabetes, stacks):
@@ -529,8 +502,7 @@ def test_the_estimate_of_memory_grows_with_rows_and_weights(iris):
             params = {"validation_fraction": 0.1, "n_estimators": 1, **FAST, **params}
             fits = [GaussianVAE(2, **params).fit] * 2
             _together.run_together((lambda fit=fit: fit(X)) for fit in fits)
-        sizes = np.array([seen[0].n_latents, seen[0].n_components])
-        steps = [seen[0].step_bytes(*(factor * sizes)) for factor in (1, 4)]
+        steps = [seen[0].step_bytes(factor * seen[0].n_components) for factor in (1, 40)]
         return np.array([seen[0].held_bytes, *steps])
 
     *small, padded = estimate(iris)

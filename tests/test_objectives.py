@@ -167,7 +167,7 @@ def test_the_mean_power_of_a_stack_is_that_of_each_of_its_parts():
         return torch.autograd.grad(value, vae.decoder.loc.weight)[0]
 
     parts = [gradient(v1[i], v2[i], eps[:, i]) for i in range(2)]
-    torch.testing.assert_close(gradient(v1, v2, eps), sum(parts))
+    torch.testing.assert_close(gradient(v1, v2, eps.transpose(0, 1)), sum(parts))
 
 
 @pytest.mark.parametrize("bound", [elbo, importance_weighted_bound, predictive_bound])
@@ -175,7 +175,8 @@ def test_bounds_of_series_and_defaults(bound):
     vae = make_vae()
     v1, v2, eps = torch.randn(6, 3), torch.randn(6, 4), torch.randn(3, 6, 2)
     flat = bound(vae, v1, v2, eps)
-    series = bound(vae, v1.view(2, 3, 3), v2.view(2, 3, 4), eps.view(3, 2, 3, 2))
+    by_series = eps.view(3, 2, 3, 2).transpose(0, 1)
+    series = bound(vae, v1.view(2, 3, 3), v2.view(2, 3, 4), by_series)
     for a, b in zip(series, flat, strict=True):
         torch.testing.assert_close(a.view(6), b)
     for a, b in zip(bound(vae, v1, v2, eps, 1.0), flat, strict=True):
@@ -388,7 +389,7 @@ def test_a_stack_of_batches_is_each_of_them():
     v1, v2, eps, label = zip(*batches, strict=True)
     label_weight = torch.tensor([[2.0, -0.5, 0.0, -2.0, 2.0, -1.0], [-1.0] * 5 + [0.5]])
     loss = JointLoss(0.3, label_share=0.4, pseudo_weight=1.5)
-    stacked = torch.stack(v1), torch.stack(v2), torch.stack(eps, 1), None, torch.stack(label)
+    stacked = torch.stack(v1), torch.stack(v2), torch.stack(eps), None, torch.stack(label)
     found = loss.by_rows(joint, *stacked, label_weight)
     for i, (v1, v2, eps, label) in enumerate(batches):
         alone = loss.by_rows(joint, v1, v2, eps, None, label, label_weight[i])
@@ -400,7 +401,7 @@ def test_each_module_of_a_stack_has_its_own_penalty(monkeypatch):
     joint = make_joint()
     monkeypatch.setattr(joint, "squared_weights", lambda: torch.tensor([1.0, 3.0]))
     v1, v2, eps, label = joint_batch()
-    stacked = v1.expand(2, -1, -1), v2.expand(2, -1, -1), eps[:, None].expand(-1, 2, -1, -1)
+    stacked = v1.expand(2, -1, -1), v2.expand(2, -1, -1), eps.expand(2, -1, -1, -1)
     for penalty, expected in ((0.1, [0.05, 0.15]), (torch.tensor([[0.1], [0.2]]), [0.05, 0.3])):
         terms = JointLoss(penalty=penalty).by_rows(joint, *stacked, None, label.expand(2, -1))
         expected = torch.tensor(expected)[:, None].expand(2, 6)
@@ -419,7 +420,12 @@ def test_joint_loss_of_series():
     v1, v2, eps, label = joint_batch(n=6)
     flat = JointLoss(0.3)(joint, v1, v2, eps, None, label)
     series = JointLoss(0.3)(
-        joint, v1.view(2, 3, 3), v2.view(2, 3, 4), eps.view(3, 2, 3, 6), None, label.view(2, 3)
+        joint,
+        v1.view(2, 3, 3),
+        v2.view(2, 3, 4),
+        eps.view(3, 2, 3, 6).transpose(0, 1),
+        None,
+        label.view(2, 3),
     )
     torch.testing.assert_close(torch.stack(series), torch.stack(flat))
 

@@ -117,7 +117,7 @@ def test_kl_of_one_component_is_the_closed_form_on_average():
     component = prior().component_distribution
     p = torch.distributions.MultivariateNormal(component.loc[0], component.covariance_matrix[0])
     z = loc + log_scale.exp() * latent_draws(2**14, 3, 0)
-    kl = prior.kl(loc, log_scale, z)
+    kl = prior.kl(loc[None], log_scale[None], z[:, None])
     assert kl.sum().item() == pytest.approx(
         torch.distributions.kl_divergence(q, p).item(), rel=1e-2
     )

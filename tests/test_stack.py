@@ -1,7 +1,6 @@
 import copy
 import math
 import pickle
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -9,13 +8,10 @@ import torch
 from skorch.helper import predefined_split
 from torch import nn
 
-from skgvae import fused
 from skgvae.batches import RowDataset, StackedRows, TensorBatches
-from skgvae.fused import fused_mlp
 from skgvae.net import GaussianVAENet
 from skgvae.nn import (
     ClassifierHead,
-    GaussianMLP,
     GaussianVAEClassifierModule,
     GaussianVAEModule,
     StandardNormalPrior,
@@ -45,11 +41,11 @@ def make_modules(n=3, **params):
 
 def make_batch(n=3, rows=6, draws=5):
     v1, v2 = torch.randn(n, rows, 4), torch.randn(n, rows, 3)
-    return v1, v2, torch.randn(draws, n, rows, 2), torch.rand(n, rows)
+    return v1, v2, torch.randn(n, draws, rows, 2), torch.rand(n, rows)
 
 
 class Wrapped(nn.Module):
-    """Hides a network from the written-out gradient, which knows GaussianMLP alone."""
+    """A network that says nothing of a model axis: it is called for each model."""
 
     def __init__(self, mlp):
         super().__init__()
@@ -74,15 +70,15 @@ class ShiftedPrior(StandardNormalPrior):
 
 
 def assert_same_terms_and_gradients(modules, criterion, batch):
-    """Hold the stack against its modules, one by one, with autograd's own gradient."""
+    """Hold the stack against its modules, one by one."""
     alone = copy.deepcopy(modules)
     stack = ModuleStack(modules)
     v1, v2, eps, *others = batch
-    terms = stack.by_rows(criterion, v1, v2, eps, *others)
+    terms = criterion.by_rows(stack, v1, v2, eps, *others)
     terms.loss.mean(-1).sum().backward()
     gradients = dict(stack.stacked.named_parameters())
     for m, module in enumerate(alone):
-        own = criterion(module, v1[m], v2[m], eps[:, m], *(other[m] for other in others))
+        own = criterion(module, v1[m], v2[m], eps[m], *(other[m] for other in others))
         own.loss.backward()
         for name, term in own._asdict().items():
             torch.testing.assert_close(getattr(terms, name)[m].mean(), term)
@@ -110,31 +106,9 @@ def test_any_weight_of_the_divergence(bound, kl_weight, float64):
 
 @pytest.mark.parametrize("kl_weight", [0.3, 1.0, 1.7])
 @pytest.mark.parametrize("bound", [elbo, importance_weighted_bound, predictive_bound])
-def test_mixture_prior(bound, kl_weight, float64, monkeypatch):
+def test_mixture_prior(bound, kl_weight, float64):
     modules = make_modules(n_prior_components=3)
-    monkeypatch.setattr("skgvae.stack._Part.kl", None)  # the gradient is the written-out one
     assert_same_terms_and_gradients(modules, NegativeBound(bound, kl_weight), make_batch())
-
-
-@pytest.mark.parametrize(("in_cache", "n_blocks"), [(1000, 1), (400, 2), (50, 3 * 4)])
-def test_mixture_prior_of_a_large_step(in_cache, n_blocks, float64, monkeypatch):
-    monkeypatch.setattr(fused, "_KEPT", 1)
-    monkeypatch.setattr(fused, "_IN_CACHE", in_cache)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    scaled = Mock(wraps=fused._scaled)
-    monkeypatch.setattr(fused, "_scaled", scaled)
-    modules, batch = make_modules(n_prior_components=3), make_batch()
-    assert_same_terms_and_gradients(modules, NegativeBound(importance_weighted_bound), batch)
-    assert scaled.call_count == 2 * n_blocks  # and again for the gradient
-
-
-@torch.no_grad()
-def test_shares_of_the_gaussians_sum_to_one_far_from_all():
-    stack = ModuleStack([GaussianVAEModule(4, 8, n_prior_components=5, generator=seeded(0))])
-    z = 1e3 * torch.randn(1, 20, 8, generator=seeded(1))
-    weights = fused._mixture_weights(stack.stacked.prior)
-    _, (_, _, _, share, _) = fused._mixture_forward(z, *weights)
-    torch.testing.assert_close(share.sum(-1), torch.ones(1, 20))
 
 
 @pytest.mark.parametrize("n_prior_components", [None, 2])
@@ -142,11 +116,10 @@ def test_shares_of_the_gaussians_sum_to_one_far_from_all():
 def test_a_weight_of_the_divergence_for_each_member(bound, n_prior_components, float64):
     modules = make_modules(n_prior_components=n_prior_components)
     batch, weights = make_batch(), [0.2, 1.0, 1.5]
-    terms = ModuleStack(modules).by_rows(
-        NegativeBound(bound, torch.tensor(weights)[:, None]), *batch
-    )
+    criterion = NegativeBound(bound, torch.tensor(weights)[:, None])
+    terms = criterion.by_rows(ModuleStack(modules), *batch)
     for m, weight in enumerate(weights):
-        v1, v2, eps, row_weight = batch[0][m], batch[1][m], batch[2][:, m], batch[3][m]
+        v1, v2, eps, row_weight = batch[0][m], batch[1][m], batch[2][m], batch[3][m]
         own = NegativeBound(bound, weight).by_rows(modules[m], v1, v2, eps, row_weight)
         torch.testing.assert_close(terms.loss[m], own.loss)
 
@@ -167,13 +140,13 @@ def test_any_activation(activation, float64):
     assert_same_terms_and_gradients(modules, NegativeBound(elbo), make_batch())
 
 
-def test_gelu_by_tanh_is_not_taken_for_the_exact_one(float64):
-    modules = make_modules(activation=lambda: nn.GELU(approximate="tanh"))
+def test_an_activation_with_weights_of_its_own(float64):
+    modules = make_modules(activation=nn.PReLU)
     assert_same_terms_and_gradients(modules, NegativeBound(elbo), make_batch())
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_unknown_networks_and_priors_are_mapped(n, float64):
+def test_networks_and_priors_of_a_user_are_called_in_turn(n, float64):
     modules = make_modules(n, prior=None)
     for module in modules:
         module.encoder, module.decoder = Wrapped(module.encoder), Wrapped(module.decoder)
@@ -193,7 +166,7 @@ def test_stack_of_joint_modules(n, pseudo_weight, float64):
         for parameter in module.classifier.parameters():
             nn.init.normal_(parameter)
     v1, v2, _, weight = make_batch(n)
-    eps, label = torch.randn(5, n, 6, 2 + 3 + (pseudo_weight > 0)), torch.randint(2, (n, 6))
+    eps, label = torch.randn(n, 5, 6, 2 + 3 + (pseudo_weight > 0)), torch.randint(2, (n, 6))
     params = {"vae_weight": 0.7, "label_share": 0.5, "pseudo_weight": pseudo_weight}
     criterion = JointLoss(0.3, penalty=0.2, **params)
     batch = v1, v2, eps, weight, label, torch.randn(n, 6)  # negative: without a label
@@ -206,11 +179,11 @@ def test_a_batch_without_rows(bound, n_prior_components):
     stack = ModuleStack(make_modules(2, n_prior_components=n_prior_components))
     n_latents, n_out = stack.encoder.out_features, stack.decoder.out_features
     v1, v2 = torch.zeros(2, 0, stack.encoder.in_features), torch.zeros(2, 0, n_out)
-    eps = torch.zeros(5, 2, 0, n_latents)
-    terms = stack.by_rows(NegativeBound(bound), v1, v2, eps)
+    eps = torch.zeros(2, 5, 0, n_latents)
+    terms = NegativeBound(bound).by_rows(stack, v1, v2, eps)
     assert {tuple(term.shape) for term in terms} == {(2, 0)}
     loc, log_scale = stack.decoder.loc_and_log_scale(eps)
-    assert loc.shape == log_scale.shape == (5, 2, 0, n_out)
+    assert loc.shape == log_scale.shape == (2, 5, 0, n_out)
 
 
 def test_modules_see_every_change_of_the_stack_and_the_stack_of_modules():
@@ -233,12 +206,23 @@ def test_copies_of_a_stack_are_tied_too(copied):
     assert stack.members[2].decoder.loc.bias[0] != 7.0
 
 
-def test_gradient_of_the_network_by_finite_differences(float64):
-    mlp = GaussianMLP(3, 2, (4,), min_scale=0.1)
-    stacked = ModuleStack([nn.ModuleDict({"encoder": mlp})])
-    part = stacked.stacked["encoder"]
-    x = torch.randn(2, 1, 3, 3, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: fused_mlp(part, x), (x,))
+class MLPClassifier(nn.Module):
+    # As users write them: for two matrices, with a state and layers of torch.
+    def __init__(self):
+        super().__init__()
+        self.hidden = nn.Sequential(nn.Linear(7, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2))
+
+    def forward(self, v1, v2):
+        assert v1.ndim == v2.ndim == 2
+        return self.hidden(torch.cat([v1, v2], 1))
+
+
+def test_a_classifier_of_the_user_has_its_own_state_in_each_model(float64):
+    vaes = make_modules(2)
+    modules = [GaussianVAEClassifierModule(vae, MLPClassifier()) for vae in vaes]
+    v1, v2, _, weight = make_batch(2)
+    batch = v1, v2, torch.randn(2, 5, 6, 5), weight, torch.randint(2, (2, 6))
+    assert_same_terms_and_gradients(modules, JointLoss(0.3, penalty=0.2), batch)
 
 
 def rows_of(seed, n=60):

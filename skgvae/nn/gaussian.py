@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from functools import partial
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
+
+from .linear import Linear, along, check_positive, hidden_layers
 
 NOISE_MODELS = ("heteroscedastic", "homoscedastic", "isotropic")
 
@@ -42,14 +41,6 @@ def log_bounds(low: float | Tensor, high: float | Tensor) -> tuple[Tensor, Tenso
     return log_low, log_high
 
 
-def check_positive(**sizes: int | Sequence[int]) -> None:
-    """Raise a ValueError where a size, or one of several, is less than one."""
-    for name, size in sizes.items():
-        each = size if isinstance(size, Sequence) else (size,)
-        if not all(n >= 1 for n in each):
-            raise ValueError(f"{name} must be 1 or more, got {size}.")
-
-
 class SoftBound(nn.Module):
     r"""Squash a log standard deviation smoothly into (log low, log high).
 
@@ -64,16 +55,19 @@ class SoftBound(nn.Module):
         Bounds of the standard deviation, 0 < low < high.
     """
 
+    takes_model_axis = True
+
     def __init__(self, low: float | Tensor, high: float | Tensor):
         super().__init__()
         log_low, log_high = log_bounds(low, high)
-        self.register_buffer("centre", (log_high + log_low) / 2)
-        self.register_buffer("half_width", (log_high - log_low) / 2)
+        # Numbers have an axis too: that of the models may come before it.
+        self.register_buffer("centre", torch.atleast_1d((log_high + log_low) / 2))
+        self.register_buffer("half_width", torch.atleast_1d((log_high - log_low) / 2))
 
     def forward(self, t: Tensor) -> Tensor:
         """Return the log standard deviation for any real t."""
-        squashed = torch.tanh((t - self.centre) / self.half_width)
-        return torch.addcmul(self.centre, self.half_width, squashed)
+        centre, half_width = along(self.centre, t), along(self.half_width, t)
+        return torch.addcmul(centre, half_width, torch.tanh((t - centre) / half_width))
 
     def inverse(self, log_scale: Tensor) -> Tensor:
         """Return t with ``forward(t) = log_scale``; values outside are moved inside."""
@@ -121,6 +115,8 @@ class GaussianMLP(nn.Module):
     (torch.Size([5]), torch.Size([2]))
     """
 
+    takes_model_axis = True
+
     def __init__(
         self,
         in_features: int,
@@ -152,15 +148,12 @@ class GaussianMLP(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         self.noise = noise
 
-        widths = (in_features, *hidden_features)
-        layers = []
-        for a, b in pairwise(widths):
-            layers += [linear_layer(a, b), activation()]
-        self.hidden = nn.Sequential(*layers)
-        self.linear = linear_layer(in_features, out_features, bias=False) if linear else None
-        self.loc = linear_layer(widths[-1], out_features)
+        self.hidden = hidden_layers(in_features, hidden_features, activation)
+        self.linear = Linear(in_features, out_features, bias=False) if linear else None
+        width = (in_features, *hidden_features)[-1]
+        self.loc = Linear(width, out_features)
         if noise == "heteroscedastic":
-            self.log_scale = linear_layer(widths[-1], out_features)
+            self.log_scale = Linear(width, out_features)
             self.bound = SoftBound(min_scale, max_scale)
         else:
             log_min = log_min.expand(out_features)
@@ -173,8 +166,8 @@ class GaussianMLP(nn.Module):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw new weights: torch's default for layers, σ = 1 for shared noise."""
         for module in self.modules():
-            if isinstance(module, nn.Linear):
-                reset_linear(module, generator)
+            if isinstance(module, Linear):
+                module.reset_parameters(generator)
         if self.noise != "heteroscedastic":
             nn.init.zeros_(self.shared_log_scale)
             self.floor_shared_noise_()
@@ -195,7 +188,7 @@ class GaussianMLP(nn.Module):
             return loc, self.bound(self.log_scale(h))
         # The floor, with a gradient below it too: there a hard maximum would have none.
         lift = (self.min_log_scale - self.shared_log_scale).clamp(min=0)
-        return loc, self.shared_log_scale + lift.detach()
+        return loc, along(self.shared_log_scale + lift.detach(), loc)
 
     def forward(self, x: Tensor) -> Independent:
         """Return the Gaussian given x.
@@ -295,28 +288,3 @@ class GaussianMLP(nn.Module):
     def extra_repr(self) -> str:
         """Return what repr shows."""
         return f"{self.in_features}, {self.out_features}, noise={self.noise!r}"
-
-
-def linear_layer(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
-    """Return a layer with unset weights: nn.Linear draws them from the global generator."""
-    device = torch.get_default_device()  # skip_init's own is the CPU
-    return nn.utils.skip_init(nn.Linear, in_features, out_features, bias=bias, device=device)
-
-
-def reset_linear(layer: nn.Linear, generator: torch.Generator | None) -> None:
-    """Draw the weights of a layer as torch does by default."""
-    bound = 1 / math.sqrt(layer.in_features)
-    for parameter in (layer.weight, layer.bias):
-        if parameter is not None:
-            draw_(parameter, partial(nn.init.uniform_, a=-bound, b=bound), generator)
-
-
-@torch.no_grad()
-def draw_(parameter: Tensor, init: Callable, generator: torch.Generator | None) -> None:
-    """Fill a parameter with draws, made in float32 and where the generator is.
-
-    So a seed gives the same numbers whatever torch's default dtype and default device are.
-    """
-    device = parameter.device if generator is None else generator.device
-    draws = torch.empty(parameter.shape, dtype=torch.float32, device=device)
-    parameter.copy_(init(draws, generator=generator))

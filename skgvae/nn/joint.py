@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .gaussian import check_positive, linear_layer, reset_linear
+from .linear import Linear, check_positive, hidden_layers
 from .vae import GaussianVAEModule, VAEOutput
 
 
@@ -41,6 +40,8 @@ class ClassifierHead(nn.Module):
     torch.Size([5, 3])
     """
 
+    takes_model_axis = True
+
     def __init__(
         self,
         in_features: int,
@@ -60,20 +61,17 @@ class ClassifierHead(nn.Module):
             hidden_features=hidden_features,
         )
         widths = (in_features + target_features, *hidden_features)
-        layers = []
-        for a, b in pairwise(widths):
-            layers += [linear_layer(a, b), activation()]
-        self.hidden = nn.Sequential(*layers)
-        self.linear = linear_layer(widths[0], n_classes, bias=False)
-        self.logits = linear_layer(widths[-1], n_classes)
+        self.hidden = hidden_layers(widths[0], hidden_features, activation)
+        self.linear = Linear(widths[0], n_classes, bias=False)
+        self.logits = Linear(widths[-1], n_classes)
         self.reset_parameters(generator)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw new weights for the hidden layers, set the others to zero."""
         for module in self.hidden.modules():
-            if isinstance(module, nn.Linear):
-                reset_linear(module, generator)
+            if isinstance(module, Linear):
+                module.reset_parameters(generator)
         for parameter in (self.linear.weight, self.logits.weight, self.logits.bias):
             parameter.zero_()
 
@@ -196,14 +194,20 @@ class GaussianVAEClassifierModule(nn.Module):
         Tensor of shape ([n_draws,] *, n_classes)
             Logits.
         """
-        shape, dtype = v2_estimate.shape[:-1], v1.dtype
+        v1 = v1.expand(*v2_estimate.shape[:-1], -1)
+        if isinstance(self.classifier, ClassifierHead):
+            return self.classifier(v1, v2_estimate)
         # As matrices, and in the classifier's own precision: what most are written for.
+        shape, dtype = v2_estimate.shape[:-1], v1.dtype
         own_dtype = next((p.dtype for p in self.classifier.parameters()), dtype)
-        vectors = v1.expand(*shape, -1), v2_estimate
+        vectors = v1, v2_estimate
         logits = self.classifier(*(v.reshape(-1, v.shape[-1]).to(own_dtype) for v in vectors))
         return logits.view(*shape, logits.shape[-1]).to(dtype)
 
     def squared_weights(self) -> Tensor:
         """Return the sum of the squared weights, not biases, of the classifier."""
+        if isinstance(self.classifier, ClassifierHead):
+            layers = (m for m in self.classifier.modules() if isinstance(m, Linear))
+            return sum(layer.weight.square().sum((-2, -1)) for layer in layers)
         squares = (p.square().sum() for p in self.classifier.parameters() if p.ndim > 1)
         return sum(squares, next(self.parameters()).new_zeros(()))

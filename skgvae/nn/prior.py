@@ -1,12 +1,21 @@
-"""p(z)."""
+"""p(z).
+
+A prior is a module with four methods: ``forward()`` returns the distribution, ``log_prob(z)``
+its density, ``kl(loc, log_scale, z)`` the divergence of a posterior from it for each latent,
+``sample(n_samples, generator)`` draws. ``closed_form_kl`` says whether ``kl`` needs no draws;
+otherwise the bounds estimate the whole divergence by the densities that they compute anyhow.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.distributions import (
     Categorical,
     Distribution,
@@ -14,7 +23,8 @@ from torch.distributions import (
     MultivariateNormal,
 )
 
-from .gaussian import check_positive, diagonal_normal, draw_
+from .gaussian import diagonal_normal
+from .linear import affine, along, check_positive, draw_
 
 _LOGIT_OF_NOTHING = -1e30  # finite, so that its products with zero are zero
 
@@ -22,10 +32,7 @@ _LOGIT_OF_NOTHING = -1e30  # finite, so that its products with zero are zero
 class StandardNormalPrior(nn.Module):
     """p(z) = N(0, I).
 
-    A prior is a module with four methods: ``forward()`` returns the distribution,
-    ``log_prob(z)`` its density, ``kl(loc, log_scale, z)`` the divergence of a posterior from
-    it, ``sample(n_samples, generator)`` draws. Any module that has them can take its place in
-    :class:`GaussianVAEModule`.
+    Any module with the same methods can take its place in :class:`GaussianVAEModule`.
 
     Parameters
     ----------
@@ -38,6 +45,9 @@ class StandardNormalPrior(nn.Module):
     >>> StandardNormalPrior(2)().event_shape
     torch.Size([2])
     """
+
+    takes_model_axis = True
+    closed_form_kl = True
 
     def __init__(self, latent_features: int):
         super().__init__()
@@ -114,6 +124,9 @@ class MixturePrior(nn.Module):
     torch.Size([5])
     """
 
+    takes_model_axis = True
+    closed_form_kl = False
+
     def __init__(
         self, latent_features: int, n_components: int, generator: torch.Generator | None = None
     ):
@@ -143,7 +156,12 @@ class MixturePrior(nn.Module):
         """Return log p(z) in nats, of shape (*), for z of shape (*, latent_features)."""
         log_peaks = self.logits.log_softmax(-1) - self.log_scale.sum(-1)
         log_peaks = log_peaks - 0.5 * self.latent_features * math.log(2 * math.pi)
-        return (log_peaks - 0.5 * self._scaled(z).square().sum(-1)).logsumexp(-1)
+        if self.logits.ndim == 2 and torch.is_grad_enabled():  # of several models, in training
+            factor, offset = self._factor_and_offset()
+            log_prob, _ = _MixtureLogProb.apply(z.flatten(1, -2), log_peaks, factor, offset)
+            return log_prob.view(z.shape[:-1])
+        distance = self._scaled(z).square().sum(-1)
+        return (along(log_peaks, distance) - 0.5 * distance).logsumexp(-1)
 
     def kl(self, loc: Tensor, log_scale: Tensor, z: Tensor) -> Tensor:
         r"""Return an estimate of KL(N(loc, diag exp(log_scale)²) ‖ p(z)) per latent, in nats.
@@ -159,7 +177,7 @@ class MixturePrior(nn.Module):
         ----------
         loc, log_scale : Tensor of shape (*, latent_features)
             The posterior.
-        z : Tensor of shape ([K,] *, latent_features)
+        z : Tensor of shape (*, latent_features) or (K, n_samples, latent_features)
             Draws from the posterior.
 
         Returns
@@ -167,12 +185,16 @@ class MixturePrior(nn.Module):
         Tensor of shape (*, latent_features)
             Their sum estimates the divergence.
         """
+        has_draws = z.ndim > loc.ndim
+        if has_draws:
+            loc, log_scale = loc.unsqueeze(-3), log_scale.unsqueeze(-3)
         eps = (z - loc) * torch.exp(-log_scale)
         log_q = -0.5 * (eps.square() + math.log(2 * math.pi)) - log_scale
-        chains = self._conditional_log_prob(z).cumsum(-1) + self.logits.log_softmax(-1)[:, None]
+        chains = self._conditional_log_prob(z).cumsum(-1)
+        chains = chains + along(self.logits.log_softmax(-1), chains[..., 0]).unsqueeze(-1)
         log_p = nn.functional.pad(chains.logsumexp(-2), (1, 0)).diff()  # of z_l given those before
         kl = log_q - log_p
-        return kl.mean(0) if z.ndim > loc.ndim else kl
+        return kl.mean(-3) if has_draws else kl
 
     @torch.no_grad()
     def sample(self, n_samples: int, generator: torch.Generator | None = None) -> Tensor:
@@ -243,15 +265,97 @@ class MixturePrior(nn.Module):
 
     def _conditional_log_prob(self, z):
         # log p(z_l | z_1 ... z_(l-1), component c): (*, C, latent)
-        return -0.5 * (self._scaled(z).square() + math.log(2 * math.pi)) - self.log_scale
+        scaled = self._scaled(z)
+        log_scale = along(self.log_scale, scaled, n_axes=2)
+        return -0.5 * (scaled.square() + math.log(2 * math.pi)) - log_scale
 
     def _scaled(self, z):
         # z in the units of each component, where its density is that of N(0, I)
+        factor, offset = self._factor_and_offset()
+        return affine(z, factor, -offset).unflatten(-1, (-1, self.latent_features))
+
+    def _factor_and_offset(self):
+        # All components in one matrix: ([M,] C latent, latent), and what is subtracted then.
         factor = self._precision_factor()
-        offset = (factor @ self.means[..., None]).flatten()
-        # All components in one matrix product.
-        scaled = nn.functional.linear(z, factor.flatten(0, 1), -offset)
-        return scaled.unflatten(-1, (self.n_components, self.latent_features))
+        offset = (factor @ self.means[..., None]).flatten(-3)
+        return factor.flatten(-3, -2), offset
+
+
+# How many numbers the cache of a core holds. A larger array is computed in such parts, and again
+# for the gradient: that takes less time than to write it to new memory.
+_IN_CACHE = 2**18
+
+
+class _MixtureLogProb(torch.autograd.Function):
+    """log p(z) of mixtures of Gaussians of M models, with its gradient written out.
+
+    With u = F z - f for each component, log p = logsumexp(log_peaks - |u|² / 2) and
+    d log p / du = -share · u: autograd would keep u, its square and their gradients.
+    """
+
+    @staticmethod
+    def forward(z, log_peaks, factor, offset):
+        log_joint = z.new_empty(*z.shape[:2], log_peaks.shape[1])
+        for rows in _parts(z, factor):
+            u = _scaled(z[:, rows], factor, offset, log_peaks.shape[1])
+            square = torch.linalg.vector_norm(u, dim=-1).square_()  # needs no array of squares
+            torch.add(log_peaks.unsqueeze(1), square, alpha=-0.5, out=log_joint[:, rows])
+        return log_joint.logsumexp(-1), log_joint
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        z, _, factor, offset = inputs
+        _, log_joint = output
+        ctx.mark_non_differentiable(log_joint)
+        ctx.save_for_backward(z, factor, offset, log_joint)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g, _):
+        z, factor, offset, log_joint = ctx.saved_tensors
+        g_share = log_joint.softmax(-1).mul_(g.unsqueeze(-1))  # (M, n, C)
+        g_z, g_factor = torch.empty_like(z), torch.zeros_like(factor)
+        g_offset = torch.zeros_like(offset)
+        for rows in _parts(z, factor):
+            u = _scaled(z[:, rows], factor, offset, g_share.shape[-1])
+            g_u = u.mul_(g_share[:, rows].unsqueeze(-1)).flatten(-2).neg_()
+            g_offset -= g_u.sum(1)
+            g_factor.baddbmm_(g_u.mT, z[:, rows])
+            g_z[:, rows] = torch.bmm(g_u, factor)
+        return g_z, g_share.sum(1), g_factor, g_offset
+
+
+def _scaled(z, factor, offset, n_components):
+    # z in the units of each component: (M, n, C, latent)
+    scaled = torch.baddbmm(offset.unsqueeze(1), z, factor.mT, beta=-1)
+    return scaled.unflatten(-1, (n_components, -1))
+
+
+def _parts(z, factor):
+    size = z.shape[0] * factor.shape[1]  # of a row
+    step = z.shape[1]
+    if z.device.type == "cpu":
+        step = max(1, _IN_CACHE * torch.get_num_threads() // max(size, 1))
+    return [slice(start, start + step) for start in range(0, z.shape[1], max(step, 1))]
+
+
+def with_equal_priors(modules: Sequence[nn.Module]) -> list[nn.Module]:
+    """Return the modules; of fewer Gaussians in the prior a copy, with some of weight zero.
+
+    Parameters
+    ----------
+    modules : sequence of GaussianVAEModule or GaussianVAEClassifierModule
+        They differ at most in the number of Gaussians.
+    """
+    numbers = [getattr(module.prior, "n_components", 0) for module in modules]
+    equal = []
+    for module, n in zip(modules, numbers, strict=True):
+        if n < max(numbers):
+            module = copy.deepcopy(module)
+            vae = getattr(module, "vae", module)
+            vae.prior = vae.prior.padded(max(numbers))
+        equal.append(module)
+    return equal
 
 
 def _identity(like):

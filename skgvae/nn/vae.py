@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from .gaussian import MAX_SCALE, GaussianMLP, check_positive, diagonal_normal
+from .gaussian import MAX_SCALE, GaussianMLP, diagonal_normal
+from .linear import check_positive
 from .prior import MixturePrior, StandardNormalPrior
 
 
