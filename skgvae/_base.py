@@ -438,8 +438,8 @@ class BaseGaussianVAE(
         before = dict(vars(self))
         net = before.get("net_")
         if net is not None:  # which a continued fit trains in place
-            parts = net.stack_, net.optimizer_
             optimizer = net.optimizer_
+            parts = *net.stack_.members, optimizer
             states = [copy.deepcopy(part.state_dict()) for part in parts]
             n_epochs = len(net.history)
         try:
@@ -452,7 +452,6 @@ class BaseGaussianVAE(
                 net.optimizer_ = optimizer
                 for part, state in zip(parts, states, strict=True):
                     part.load_state_dict(state)
-                net.stack_.tie()  # the failed fit stacked the modules anew
                 del net.history[n_epochs:]
             raise
         interrupt, self.net_.interrupt_ = self.net_.interrupt_, None
@@ -465,8 +464,11 @@ class BaseGaussianVAE(
         state = dict(super().__getstate__())
         net = state.pop("net_", None)
         if net is not None:
-            weights = net.stack_.stacked.state_dict().items()
-            state["_weights"] = {name: w.cpu().numpy() for name, w in weights}
+            members = [member.state_dict() for member in net.stack_.members]
+            state["_weights"] = {
+                name: np.stack([member[name].cpu().numpy() for member in members])
+                for name in members[0]
+            }
             if getattr(self, "_keeps_optimizer", False):
                 state["_optimizer_state"] = _map_tensors(net.optimizer_.state_dict()["state"])
             # In training, when callbacks copy the estimator, some may have ended.
@@ -496,9 +498,10 @@ class BaseGaussianVAE(
         device = "auto" if self._fixed["device"] == "auto" else self.device_
         self.device_ = resolve_device(device, fall_back=True)
         modules = [self._make_module(torch.Generator()) for _ in self._train_seeds]
+        for i, module in enumerate(modules):
+            own = {name: torch.from_numpy(w[i].copy()) for name, w in weights.items()}
+            module.load_state_dict(own)
         self.net_ = self._make_net(modules).initialize()
-        weights = {name: torch.from_numpy(w.copy()) for name, w in weights.items()}
-        self.net_.stack_.stacked.load_state_dict(weights)
         if moments is not None:
             optimizer = self.net_.optimizer_.state_dict()
             optimizer["state"] = _map_tensors(moments, to_tensors=True)

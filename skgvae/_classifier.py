@@ -651,7 +651,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
 
     def _try_stack(self, modules, rows):
         """Raise before training what a stack of the user's classifiers would raise."""
-        stack = ModuleStack(copy.deepcopy(modules))
+        stack = ModuleStack(copy.deepcopy(modules)).bind()
         v1, v2 = (torch.stack([v[:2], v[:2]]) for v in (rows.v1, rows.v2))
         try:
             stack.classify(v1, v2)
@@ -737,7 +737,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     def _train(self, *args, **kwargs):
         # With weight zero the auto-encoder stays as it is, also by weight decay.
         weight = self.net_.criterion_.vae_weight
-        self.net_.stack_.stacked.vae.requires_grad_(weight > 0)
+        for module in self.modules_:
+            module.vae.requires_grad_(weight > 0)
         super()._train(*args, **kwargs)
 
 

@@ -10,7 +10,6 @@ from torch import nn
 from ._together import computing_once
 from .net import GaussianVAENet
 from .nn import GaussianVAEModule, with_equal_priors
-from .optimizer import HIDDEN, Muon
 
 ACTIVATIONS = {
     "identity": nn.Identity,
@@ -66,16 +65,12 @@ class NetworkMixin:
             "verbose": int(self.verbose),
         }
         custom = dict(self._net_params)
-        if "optimizer" not in custom:
-            own = {
-                "orthogonal": self._is_orthogonal,
-                "weight_decay": float(self._fixed["weight_decay"]),
-            }
-            params["optimizer"] = Muon
-            params["optimizer__fused"] = True
-            params["optimizer__weight_decay"] = 0.0
-            # Others would be pulled away from the data: linear paths, biases and noise.
-            params["optimizer__param_groups"] = [(HIDDEN, own)] if any(own.values()) else []
+        if not {"optimizer", "optimizer__param_groups"} & set(custom):
+            params["optimizer__orthogonal"] = self._is_orthogonal
+            params["optimizer__weight_decay"] = float(self._fixed["weight_decay"])
+        elif "optimizer" not in custom:  # groups are something for an optimizer of torch
+            params["optimizer"] = torch.optim.AdamW
+            params["optimizer__weight_decay"] = float(self._fixed["weight_decay"])
         custom = {k: v for k, v in custom.items() if k.split("__")[0] != "module"}
         return self._net_class(list(modules), **{**params, **custom, **groups})
 

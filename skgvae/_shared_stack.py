@@ -1,5 +1,6 @@
 """Trainings of nets that may share a stack, and those that do."""
 
+import copy
 import time
 from collections.abc import Sequence
 from functools import cached_property
@@ -21,7 +22,7 @@ from .objectives import (
     importance_weighted_bound,
     predictive_bound,
 )
-from .optimizer import HIDDEN, Muon
+from .optimizer import StackOptimizer
 
 # Bytes that a step of one stack may take.
 MAX_STEP_BYTES = 2**30
@@ -76,36 +77,17 @@ class Training:
         known = type(net) in (GaussianVAENet, GaussianVAEClassifierNet)
         if not known or callbacks != [BestEpoch] or len(net.history):
             return None
-        # Other orthogonal steps than those of hidden layers may depend on the sizes.
-        structure = _structure(net.stack_.stacked)
+        structure = _structure(net.stack_.members[0])
         if structure is None or net.max_epochs == 0:
             return None
         params = net.get_params(deep=False)
         for name in ("module", "seed", "train_split", *_OF_PREDICTION, *self.own_params):
             params.pop(name, None)
-        params["optimizer__param_groups"] = [
-            (pattern, {**group, "weight_decay": None} if self.decays_by_row else group)
-            for pattern, group in self.param_groups
-        ]
         n_valid = 0 if self.valid[0] is None else len(self.valid[0])
         try:
             return joblib.hash((structure, params, self.length, n_valid))
         except Exception:  # what cannot be pickled cannot be compared
             return None
-
-    @property
-    def decays_by_row(self) -> bool:
-        """Whether weight decay may differ between trainings of one kind."""
-        net = self.net
-        return net.optimizer is Muon and getattr(net, "optimizer__weight_decay", None) == 0
-
-    @property
-    def param_groups(self) -> list[tuple[str, dict]]:
-        """The groups of the optimizer's parameters; with own decay at least hidden layers'."""
-        groups = getattr(self.net, "optimizer__param_groups", [])
-        if self.decays_by_row and not groups:
-            return [(HIDDEN, {"orthogonal": False, "weight_decay": 0.0})]
-        return groups
 
     @property
     def length(self) -> tuple[str, int]:
@@ -123,7 +105,8 @@ class Training:
         net = self.net
         if getattr(net, "criterion__bound", None) not in _KNOWN_BOUNDS:
             return []
-        return [f"criterion__{name}" for name in _OWN_TO_MODULE.get(net.criterion, ())]
+        names = [f"criterion__{name}" for name in _OWN_TO_MODULE.get(net.criterion, ())]
+        return names + (["optimizer__weight_decay"] if net.optimizer is StackOptimizer else [])
 
     @property
     def held_bytes(self) -> int:
@@ -131,13 +114,13 @@ class Training:
         tables = {id(rows._table): rows._table for rows in self.train}
         parts = {id(part): part for table in tables.values() for part in table[:2]}
         n_numbers = sum(part.numel() for part in parts.values())
-        n_weights = sum(weight.numel() for weight in self.net.stack_.stacked.parameters())
+        n_weights = self.net.stack_.weights.numel()
         return n_numbers * _BYTES_PER_NUMBER + n_weights * _BYTES_PER_WEIGHT
 
     @property
     def n_components(self) -> int:
         """Number of Gaussians in the prior; 0 of none that is a mixture."""
-        prior = self.net.stack_.stacked.prior
+        prior = self.net.stack_.members[0].prior
         return prior.n_components if type(prior) is MixturePrior else 0
 
     def step_bytes(self, n_components: int) -> int:
@@ -153,9 +136,9 @@ class Training:
         if self.valid[0] is not None:
             n_valid = min(net.iterator_valid__batch_size, len(self.valid[0]))
             n_rows = max(n_rows, n_valid * net.n_valid_draws)
-        named = net.stack_.stacked.named_parameters()
-        matrices = [w for name, w in named if w.ndim == 3 and "prior." not in name]
-        n_units = sum(w.shape[0] * w.shape[1] for w in matrices)
+        named = net.stack_.members[0].named_parameters()
+        matrices = [w for name, w in named if w.ndim == 2 and "prior." not in name]
+        n_units = len(net.stack_) * sum(len(w) for w in matrices)
         # z in the units of each component; its density.
         n_latents = net.stack_.encoder.out_features
         n_units += len(net.stack_) * n_components * (n_latents + 1)
@@ -195,8 +178,7 @@ def _train_alike(trainings):
             _train_as_one(trainings)
             return
         except Exception:  # which of them fail alone, and how, is seen alone
-            for training in trainings:
-                training.net.stack_.tie()
+            pass
     for training in trainings:
         try:
             training.alone()
@@ -207,19 +189,15 @@ def _train_alike(trainings):
 def _train_as_one(trainings):
     first = trainings[0].net
     params = first.get_params(deep=False)
-    params["module"] = with_equal_priors([m for t in trainings for m in t.net.stack_.members])
+    modules = [copy.deepcopy(m) for t in trainings for m in t.net.stack_.members]
+    params["module"] = with_equal_priors(modules)
     params["seed"] = [seed for training in trainings for seed in training.net.seed]
     for name in trainings[0].own_params:
         if hasattr(first, name):
             params[name] = _for_each_module(trainings, [getattr(t.net, name) for t in trainings])
-    params["optimizer__param_groups"] = _joined_groups(trainings)
     valid = [rows for training in trainings for rows in training.valid]
     params["train_split"] = None if valid[0] is None else predefined_split(StackedRows(valid))
     net = type(first)(**params).initialize()
-    for own, common in zip(
-        first.stack_.stacked.parameters(), net.stack_.stacked.parameters(), strict=True
-    ):
-        common.requires_grad_(own.requires_grad)
     net.partial_fit(StackedRows([rows for training in trainings for rows in training.train]))
     if net.interrupt_ is not None:  # it ends the whole search
         raise net.interrupt_
@@ -240,27 +218,13 @@ def _for_each_module(trainings, values):
     return values.repeat_interleave(repeats).unsqueeze(1)
 
 
-def _joined_groups(trainings):
-    """Return the groups of parameters, with a weight decay for each module where they differ."""
-    groups = [training.param_groups for training in trainings]
-    if all(own == groups[0] for own in groups):
-        return getattr(trainings[0].net, "optimizer__param_groups", [])
-    joined = []
-    for alike in zip(*groups, strict=True):
-        pattern, group = alike[0]
-        decays = [group.get("weight_decay", 0.0) for _, group in alike]
-        group = {**group, "weight_decay": _for_each_module(trainings, decays)}
-        joined.append((pattern, group))
-    return joined
-
-
 @torch.no_grad()
 def _take_part(own, net, part):
     """Leave a net as if it had been trained without the others in a common one."""
-    for name, weight in own.stack_.stacked.named_parameters():
-        without_padding = map(slice, weight.shape[1:])  # of Gaussians in the prior
-        weight.copy_(net.stack_.stacked.get_parameter(name)[(part, *without_padding)])
-    own.stack_.tie()
+    for member, trained in zip(own.stack_.members, net.stack_.members[part], strict=True):
+        for name, weight in member.named_parameters():
+            without_padding = tuple(map(slice, weight.shape))  # of Gaussians in the prior
+            weight.copy_(trained.get_parameter(name)[without_padding])
     (_, own_best), (_, best) = own.callbacks_[0], net.callbacks_[0]
     for name in ("best_losses_", "best_epochs_", "last_epochs_", "in_training_"):
         setattr(own_best, name, getattr(best, name)[part])
@@ -274,20 +238,20 @@ def _take_part(own, net, part):
         own.member_terms_ = {"train": {"loss": entries["train_loss"]}}
 
 
-def _structure(stacked):
+def _structure(member):
     """Return what modules must share to be stacked, or None if that cannot be known."""
     structure = []
-    for name, module in stacked.named_modules():
+    for name, module in member.named_modules():
         known = type(module).__module__.startswith(_KNOWN_MODULES)
         if not known and type(module) not in _KNOWN_ACTIVATIONS:
             return None
         own = {k: v for k, v in vars(module).items() if k not in _MODULE_STATE}
         own.pop("n_components", None)
         structure.append((name, type(module), module.training, own))
-    for named in (stacked.named_parameters(), stacked.named_buffers()):
+    for named in (member.named_parameters(), member.named_buffers()):
         for name, tensor in named:
-            shape = tuple(tensor.shape[1:])
-            if type(stacked.prior) is MixturePrior and "prior." in name:
+            shape = tuple(tensor.shape)
+            if type(member.prior) is MixturePrior and "prior." in name:
                 shape = shape[1:]  # the number of Gaussians may differ
             structure.append((name, shape, str(tensor.dtype), tensor.requires_grad))
     return structure

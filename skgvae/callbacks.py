@@ -49,7 +49,9 @@ class BestEpoch(Callback):
         self.best_epochs_ = np.full(n_modules, len(net.history))
         self.last_epochs_ = np.full(n_modules, len(net.history))
         self.in_training_ = np.full(n_modules, True)
-        self._best_state = {name: w.detach().clone() for name, w in net.stack_.named_tensors()}
+        stack = net.stack_
+        self._best_weights = stack.weights.detach().clone()
+        self._best_buffers = {name: b.clone() for name, b in stack.buffers.items()}
 
     def on_epoch_begin(self, net, dataset_valid=None, **kwargs):
         if dataset_valid is not None and np.isinf(self.best_losses_).all():
@@ -111,14 +113,13 @@ class BestEpoch(Callback):
             return False
         net.drop_members(self.in_training_)
         rows = torch.from_numpy(net.in_stack_).to(net.device)
-        with torch.no_grad():
-            for name, weights in net.stack_.named_tensors():
-                weights.copy_(self._best_state[name][rows])
+        buffers = {name: b[rows] for name, b in self._best_buffers.items()}
+        net.stack_.put_(self._best_weights[rows], buffers)
         return True
 
     def on_train_end(self, net, X=None, y=None, **kwargs):
-        net.restore_members(self._best_state)
-        del self._best_state
+        net.restore_members(self._best_weights, self._best_buffers)
+        del self._best_weights, self._best_buffers
 
     def _have_rivals(self, net, sound):
         # Whether another start of the same model is sound: then nothing is lost with this one.
@@ -136,15 +137,15 @@ class BestEpoch(Callback):
         self.best_epochs_[which] = epoch
         to = torch.from_numpy(np.flatnonzero(which)).to(net.device)
         rows = torch.from_numpy(np.flatnonzero(which[net.in_stack_])).to(net.device)
-        for name, weights in net.stack_.named_tensors():
-            self._best_state[name][to] = weights.detach()[rows]
+        self._best_weights[to] = net.kept_weights[rows]
+        for name, buffer in net.stack_.buffers.items():
+            self._best_buffers[name][to] = buffer[rows]
 
     def _are_finite(self, net, terms):
         finite = np.isfinite(terms["train"]["loss"])
         if "valid" in terms:  # which saw the last weights
             return finite & np.isfinite(terms["valid"]["loss"])
-        sums = [p.detach().flatten(1).sum(1) for p in net.stack_.parameters()]
-        finite[net.in_stack_] &= torch.stack(sums).sum(0).isfinite().cpu().numpy()
+        finite[net.in_stack_] &= net.kept_weights.isfinite().all(1).cpu().numpy()
         return finite
 
 

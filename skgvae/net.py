@@ -26,10 +26,12 @@ from .batches import RowDataset, StackedRows, TensorBatches
 from .callbacks import BestEpoch, ProgressBar
 from .likelihood import class_log_prob, latent_draws
 from .objectives import JointLoss, NegativeBound
+from .optimizer import StackOptimizer
 from .stack import ModuleStack
 
 __all__ = ["GaussianVAEClassifierNet", "GaussianVAENet", "one_cycle"]
 
+SHARED_NOISE = "decoder.shared_log_scale"
 _SHARED_NOISE_RATE = 0.1  # at the full learning rate
 _LAST_EPOCHS = 0.1  # share of a cycle of the rate
 _PARALLEL_WORK = 2**29  # multiplications in a step from which threads share it
@@ -53,39 +55,6 @@ def one_cycle(progress: float, warm_up: float = 0.05) -> float:
     if progress < warm_up:
         return progress / warm_up
     return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
-
-
-class _Average:
-    """The exponential moving average of a stack's weights, which takes their place at times."""
-
-    def __init__(self, stack, share):
-        if not share >= 0:
-            raise ValueError(f"averaging={share!r} must be 0 or positive.")
-        self.tensors = [t for _, t in stack.named_tensors() if t.is_floating_point()]
-        self.waiting = [t.detach().clone() for t in self.tensors]  # for their turn
-        self.share, self.n_steps, self.is_in_place = share, 0, False
-
-    @torch.no_grad()
-    def update(self):
-        self.n_steps += 1
-        torch._foreach_lerp_(self.waiting, self.tensors, 1 / (1 + self.share * self.n_steps))
-
-    def take_place(self):
-        self._swap(True)
-
-    def step_aside(self):
-        self._swap(False)
-
-    @torch.no_grad()
-    def _swap(self, to):
-        if to == self.is_in_place:
-            return
-        copies = [t.detach().clone() for t in self.tensors]
-        torch._foreach_copy_(self.tensors, self.waiting)
-        self.waiting, self.is_in_place = copies, to
-
-    def keep_(self, rows):
-        self.waiting = [t[rows] for t in self.waiting]
 
 
 class GaussianVAENet(NeuralNet):
@@ -168,7 +137,7 @@ class GaussianVAENet(NeuralNet):
         module,
         *,
         criterion=NegativeBound,
-        optimizer=torch.optim.AdamW,
+        optimizer=StackOptimizer,
         lr=1e-2,
         max_epochs=100,
         batch_size=256,
@@ -222,10 +191,10 @@ class GaussianVAENet(NeuralNet):
         return callbacks + ([("progress_bar", ProgressBar())] if self.verbose else [])
 
     def get_all_learnable_params(self):
-        """Yield what the optimizer sees: shared noise has a closed form instead."""
-        for name, parameter in self.stack_.stacked.named_parameters():
-            if not name.endswith("shared_log_scale"):
-                yield name, parameter
+        """Yield what an optimizer of torch sees: shared noise has a closed form instead."""
+        for name, leaf in self.stack_.make_leaves().items():
+            if not name.endswith(SHARED_NOISE):
+                yield name, leaf
 
     def initialize(self):
         """Initialise all parts of the net."""
@@ -245,7 +214,11 @@ class GaussianVAENet(NeuralNet):
         return self
 
     def initialize_optimizer(self, triggered_directly=None):
-        super().initialize_optimizer(triggered_directly)
+        if self.optimizer is StackOptimizer:
+            _, params = self.get_params_for_optimizer("optimizer", [])
+            self.optimizer_ = StackOptimizer(self.stack_, **{"lr": self.lr, **params})
+        else:
+            super().initialize_optimizer(triggered_directly)
         closure = inspect.signature(self.optimizer_.step).parameters.get("closure")
         if closure is not None and closure.default is closure.empty:
             raise ValueError(
@@ -294,8 +267,11 @@ class GaussianVAENet(NeuralNet):
         self.stop_training_ = False
         # Seeded by the epochs so far: a second pass has draws of its own, and no state is kept.
         self._generators = self._seeded_generators(len(self.history))
-        self._parameters = list(self.stack_.parameters())
-        self._trained_parameters = [p for _, p in self.get_all_learnable_params()]
+        self.stack_.pull_()
+        names = [name for name, *_ in self.stack_.columns]
+        self._has_shared_noise = any(name.endswith(SHARED_NOISE) for name in names)
+        self._silent = [name for name in names if name.endswith(SHARED_NOISE)]
+        self._of_prior = [name for name in names if "prior." in f".{name}"]
         self._criterion_by_module = {
             name: value for name, value in vars(self.criterion_).items() if torch.is_tensor(value)
         }
@@ -312,6 +288,8 @@ class GaussianVAENet(NeuralNet):
             for cb in callbacks
             for hook in _BATCH_HOOKS
         )
+        own = (BestEpoch, ProgressBar)
+        self._is_watched = not all(isinstance(cb, own) for cb in callbacks)
         self.member_terms_ = {}
         try:
             with self._few_threads():
@@ -320,7 +298,7 @@ class GaussianVAENet(NeuralNet):
             pass
         except Exception:
             best = dict(self.callbacks_).get("best_epoch")
-            if hasattr(best, "_best_state"):
+            if hasattr(best, "_best_weights"):
                 best.on_train_end(self)
             raise
         except KeyboardInterrupt:
@@ -331,7 +309,7 @@ class GaussianVAENet(NeuralNet):
                     "far is kept."
                 )
         finally:
-            del self._generators, self._parameters, self._trained_parameters, self._average
+            del self._generators, self._average
             self._datasets = []
         return self
 
@@ -351,8 +329,10 @@ class GaussianVAENet(NeuralNet):
 
     def _start_cycle(self, n_epochs):
         self._n_epochs, self.cycle_end_ = n_epochs, len(self.history) + n_epochs
-        self._steps_done, self._progress = 0, 0.0
-        self._average = _Average(self.stack_, self.averaging) if self.averaging else None
+        self._steps_done, self._steps_averaged, self._progress = 0, 0, 0.0
+        if not self.averaging >= 0:
+            raise ValueError(f"averaging={self.averaging!r} must be 0 or positive.")
+        self._average = self.stack_.weights.detach().clone() if self.averaging else None
 
     def _start_next_cycle(self):
         """Start a cycle twice as long, or end training where the last one was long enough."""
@@ -369,13 +349,16 @@ class GaussianVAENet(NeuralNet):
             return
         if training and not self._notify_batches:
             self.history.new_batch()  # an empty one: Checkpoint looks at the last
-        if training and self._average is not None:
-            self._average.step_aside()
         terms = self._mean_terms(iterator, training, step_fn, self._notify_batches)
-        if training and self._average is not None:
-            self._average.take_place()
+        if training and self._is_watched:
+            self.stack_.sync_(self.kept_weights)  # for callbacks
         self.member_terms_[prefix] = terms
         self.record_for_members({f"{prefix}_{name}": v for name, v in terms.items()}, np.mean)
+
+    @property
+    def kept_weights(self) -> torch.Tensor:
+        """What is evaluated and kept after an epoch: the average of the weights, of (M, P)."""
+        return self.stack_.weights.detach() if self._average is None else self._average
 
     def record_for_members(self, values, summarise):
         """Record what has an entry for each module: a summary, and of several modules all."""
@@ -433,7 +416,7 @@ class GaussianVAENet(NeuralNet):
         which = which[self.in_stack_]
         if self._notify_batches:
             which[0] = True  # callbacks that hear of batches go on seeing the first module
-        states = [t for s in self.optimizer_.state.values() for t in s.values()]
+        states = [t for s in self.optimizer_.state.values() for t in s.values() if t is not None]
         can_drop = all(torch.is_tensor(t) and (not t.ndim or len(t) == len(which)) for t in states)
         if which.all() or not can_drop:
             return
@@ -443,7 +426,7 @@ class GaussianVAENet(NeuralNet):
             state.update({k: v[rows] for k, v in state.items() if v.ndim})
         self.stack_.keep_(rows)
         if self._average is not None:
-            self._average.keep_(rows)
+            self._average = self._average[rows]
         for dataset in self._datasets:
             dataset.keep_(rows)
         for group in self.optimizer_.param_groups:
@@ -455,18 +438,19 @@ class GaussianVAENet(NeuralNet):
         # In place: the iterator holds the same list.
         self._generators[:] = [g for g, kept in zip(self._generators, which, strict=True) if kept]
 
-    def restore_members(self, state: dict[str, torch.Tensor]) -> None:
-        """Put all modules back, with these stacked weights.
+    def restore_members(self, weights: torch.Tensor, buffers: dict[str, torch.Tensor]) -> None:
+        """Put all modules back, with these weights and buffers.
 
         Parameters
         ----------
-        state : dict of Tensor
-            As in :meth:`~skgvae.stack.ModuleStack.named_tensors`.
+        weights : Tensor of shape (M, P)
+            A row for each module.
+        buffers : dict of Tensor of shape (M, *)
+            As those of the stack.
         """
-        n_modules = len(next(iter(state.values())))
-        some_ended = len(self.in_stack_) < n_modules
-        self.in_stack_ = np.arange(n_modules)
-        self.stack_.restore_(state)
+        some_ended = len(self.in_stack_) < len(weights)
+        self.in_stack_ = np.arange(len(weights))
+        self.stack_.restore_(weights, buffers)
         for name, value in self._criterion_by_module.items():
             setattr(self.criterion_, name, value)
         if some_ended:  # the optimizer has forgotten them
@@ -485,6 +469,8 @@ class GaussianVAENet(NeuralNet):
 
     def evaluate_members(self, dataset) -> dict[str, np.ndarray]:
         """Return the same for each of several modules, as arrays of shape (n_modules,)."""
+        if not hasattr(self, "_average"):  # between trainings the members are what there is
+            self.stack_.pull_()
         iterator = self.get_iterator(self._stacked(dataset), training=False)
         return self._mean_terms(iterator, False, self.validation_step, notify=False)
 
@@ -548,34 +534,46 @@ class GaussianVAENet(NeuralNet):
             self._counts = getattr(iterator, "counts", None) or [batch[1].shape[-2]]
             yield self._of_first(batch)
 
+    def _set_training(self, training=True):
+        super()._set_training(training)
+        self.stack_.train(training)
+
     def train_step(self, batch, **fit_params):
         """Take one optimizer step; return the loss and its parts."""
-        for parameter in self._parameters:  # shared noise too, which the optimizer does not see
-            parameter.grad = None
+        stack = self.stack_.bind()
+        self.optimizer_.zero_grad()
         terms = self._loss(batch, self.criterion_.n_draws, self._generators)
         terms.loss.sum().backward()  # no weight is shared: each has its own gradient
+        if self._has_shared_noise:
+            self._move_shared_noise()
+        stack.silence_(self._silent)
         if self._progress < self._prior_rests:
-            for parameter in self.stack_.prior.parameters():
-                parameter.grad = None
-        decoder = self.stack_.stacked.decoder
-        weight = self.criterion_.vae_weight
-        if decoder.noise != "heteroscedastic" and weight > 0:
-            group = self.optimizer_.param_groups[0]
-            rate = _SHARED_NOISE_RATE * group["lr"] / group["initial_lr"]
-            decoder.update_shared_noise_(min(rate, 1.0), weight)
+            stack.silence_(self._of_prior)
         if self._notify_batches:
-            named = list(self.get_all_learnable_params())
-            batch = self._of_first(batch)
+            named, batch = stack.with_gradients(), self._of_first(batch)
             self.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
-        self._clip_gradients()
+        stack.clip_(self.gradient_clip)
         self.optimizer_.step()
+        stack.gather_()
         if self._average is not None:
-            self._average.update()
+            self._steps_averaged += 1
+            share = 1 / (1 + self.averaging * self._steps_averaged)
+            self._average.lerp_(stack.weights.detach(), share)
         return {"loss": terms.loss.detach(), "terms": terms}
+
+    def _move_shared_noise(self):
+        """Move noise that is no function of z towards its optimum, which is known."""
+        weight, group = self.criterion_.vae_weight, self.optimizer_.param_groups[0]
+        rate = min(_SHARED_NOISE_RATE * group["lr"] / group["initial_lr"], 1.0)
+        gradients = self.stack_.gradients().items()
+        (gradient,) = (g for name, g in gradients if name.endswith(SHARED_NOISE))
+        if weight > 0:
+            self.stack_.decoder.update_shared_noise_(rate, weight, gradient)
 
     def validation_step(self, batch, **fit_params):
         """Return the loss and its parts, without a gradient."""
         with torch.no_grad():
+            self.stack_.bind(getattr(self, "_average", None))
             terms = self._loss(batch, self.n_valid_draws, self._valid_generators)
         return {"loss": terms.loss, "terms": terms}
 
@@ -598,17 +596,6 @@ class GaussianVAENet(NeuralNet):
         terms = self.criterion_.by_rows(self.stack_, v1, v2, eps, *others)
         return type(terms)(*(term.mean(-1) for term in terms))
 
-    def _clip_gradients(self):
-        # As torch's clip_grad_norm_, for each module.
-        if len(self.stack_) == 1:
-            nn.utils.clip_grad_norm_(self._trained_parameters, self.gradient_clip)
-            return
-        gradients = [p.grad for p in self._trained_parameters if p.grad is not None]
-        square = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)
-        factor = (self.gradient_clip / (square.sqrt() + 1e-6)).clamp(max=1)
-        for g in gradients:
-            g.mul_(factor.view(-1, *[1] * (g.ndim - 1)))
-
     def _schedule_lr(self, n_batches):
         if not self._own_schedule:
             return
@@ -623,7 +610,7 @@ class GaussianVAENet(NeuralNet):
     def _few_threads(self):
         # In a small step threads wait for each other longer than they share the work, above all
         # on a busy machine.
-        n_weights = sum(p.numel() for p in self.stack_.parameters())
+        n_weights = self.stack_.weights.numel()
         rows = min(self.batch_size, 8192) * self.criterion_.n_draws
         limits = 1 if rows * n_weights < _PARALLEL_WORK else None
         return threadpool_limits(limits, user_api="openmp")

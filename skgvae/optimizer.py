@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
 
 import torch
 from torch import Tensor
 
-__all__ = ["Muon", "orthogonalise"]
+from .stack import ModuleStack
 
-# skorch's pattern for the matrices of hidden layers.
-HIDDEN = "*.hidden.*.weight"
+__all__ = ["StackOptimizer", "orthogonalise"]
 
 # Of the polynomial that drives singular values towards one, from Jordan et al.: the first
 # slope is what a small one is multiplied by.
@@ -62,25 +61,26 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     return X
 
 
-class Muon(torch.optim.AdamW):
-    """AdamW whose groups with ``orthogonal=True`` take the steps of Muon.
+class StackOptimizer(torch.optim.Optimizer):
+    """AdamW for all weights of a stack at once; hidden layers may take the steps of Muon.
 
-    Such a step is the momentum of a weight matrix, made orthogonal: all directions of the
-    matrix learn at one speed [1]_. Its size is of the order of Adam's [2]_, so that all groups
+    An orthogonal step is the momentum of a weight matrix, made orthogonal: all directions of the
+    matrix learn at one speed [1]_. Its size is of the order of Adam's [2]_, so that all weights
     share a learning rate: the root mean square of its entries is 0.4 times that.
 
     Parameters
     ----------
-    params : iterable
-        Parameters, or groups of them. In groups with ``orthogonal=True`` those of shape
-        (M, rows, columns), as in a :class:`~skgvae.stack.ModuleStack`, are M matrices, each of
-        which has an orthogonal step; the others have AdamW's.
+    stack : ModuleStack
+        What is trained.
     lr : float, default=1e-3
         Learning rate.
-    **kwargs
-        Further parameters of :class:`torch.optim.AdamW`. ``weight_decay`` holds for both kinds;
-        that of a group may be a tensor of shape (M,) or (M, 1), one for each row of its
-        parameters.
+    betas, eps : tuple of float, float
+        As of :class:`torch.optim.AdamW`.
+    weight_decay : float or Tensor of shape (M,), default=0.0
+        Decoupled weight decay of the weight matrices of hidden layers; a tensor has one for each
+        model. Other weights would be pulled away from the data: linear paths, biases and noise.
+    orthogonal : bool, default=False
+        Whether these matrices have orthogonal steps.
 
     References
     ----------
@@ -91,93 +91,106 @@ class Muon(torch.optim.AdamW):
     Examples
     --------
     >>> import torch
-    >>> from skgvae.optimizer import Muon
-    >>> weights = torch.nn.Parameter(torch.zeros(5, 2, 3))
-    >>> optimizer = Muon([{"params": [weights], "orthogonal": True}], lr=0.1)
-    >>> weights.sum().backward()
+    >>> from skgvae.nn import GaussianVAEModule
+    >>> from skgvae.optimizer import StackOptimizer
+    >>> from skgvae.stack import ModuleStack
+    >>> stack = ModuleStack([GaussianVAEModule(4, 2)])
+    >>> optimizer = StackOptimizer(stack, lr=0.1, orthogonal=True)
+    >>> stack.weights.square().sum().backward()
     >>> optimizer.step()
     """
 
-    def __init__(self, params: Iterable, lr: float = 1e-3, **kwargs):
-        super().__init__(params, lr, **kwargs)
-        self.defaults["orthogonal"] = False
-        self._set_missing()
+    def __init__(
+        self,
+        stack: ModuleStack,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float | Tensor = 0.0,
+        orthogonal: bool = False,
+    ):
+        # Not torch's own __init__: it imports torch._dynamo, more than a second in each process.
+        self.stack, self.betas, self.eps, self.orthogonal = stack, betas, eps, orthogonal
+        self.defaults = {"lr": lr, "weight_decay": weight_decay}
+        self.param_groups = [{"params": [stack.weights], **self.defaults}]
+        self.state = {}
+        self._n_adam = stack.n_others if orthogonal else stack.weights.shape[1]
+        shapes = {}  # matrices of one shape are made orthogonal together
+        for c in stack.columns:
+            if c.start >= self._n_adam:
+                is_tall = c.shape[0] > c.shape[1]
+                shapes.setdefault(tuple(sorted(c.shape)), []).append((c, is_tall))
+        self._matrices = list(shapes.values())
 
-    def __setstate__(self, state):
-        super().__setstate__(state)
-        self._set_missing()  # in a state of AdamW
+    def add_param_group(self, param_group: dict) -> None:
+        """Raise: the weights of the stack are the only group."""
+        raise ValueError("A StackOptimizer has the weights of its stack, and no other group.")
 
-    def _set_missing(self):
-        for group in self.param_groups:
-            group.setdefault("orthogonal", False)
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradient."""
+        self.stack.weights.grad = None
+
+    def state_dict(self) -> dict:
+        """Return moments and settings, as :meth:`load_state_dict` takes them."""
+        group = {k: v for k, v in self.param_groups[0].items() if k != "params"}
+        return {"state": {0: dict(self.state[0])} if self.state else {}, "param_groups": [group]}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Go on from a state."""
+        device = self.stack.weights.device
+        self.state = {
+            i: {k: v.clone().to(device) for k, v in state.items()}
+            for i, state in state_dict["state"].items()
+        }
+        self.param_groups[0].update(state_dict["param_groups"][0])
 
     @torch.no_grad()
-    def step(self, closure=None):
-        """Take a step.
+    def step(self, closure: None = None) -> None:
+        """Take a step along the gradient of the weights.
 
         Parameters
         ----------
-        closure : callable, optional
-            Evaluates the loss anew and returns it.
-
-        Returns
-        -------
-        Tensor or None
-            What the closure returns.
+        closure : None
+            Not taken.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        stacks = [
-            (group, [p for p in group["params"] if p.ndim == 3 and p.grad is not None])
-            for group in self.param_groups
-            if group["orthogonal"]
-        ]
-        gradients = [(p, p.grad) for _, parameters in stacks for p in parameters]
-        decays = [group["weight_decay"] for group in self.param_groups]
-        try:
-            for group in self.param_groups:
-                self._decay_by_rows(group)
-            for group, parameters in stacks:
-                self._step_orthogonally(group, parameters)
-            for p, _ in gradients:
-                p.grad = None  # AdamW passes over these
-            super().step()
-        finally:
-            for p, gradient in gradients:
-                p.grad = gradient
-            for group, decay in zip(self.param_groups, decays, strict=True):
-                group["weight_decay"] = decay
-        return loss
+        weights, group = self.stack.weights.data, self.param_groups[0]
+        if not self.state:
+            self.state[0] = {
+                "step": torch.tensor(0.0, device="cpu"),
+                "exp_avg": torch.zeros_like(weights),
+                "exp_avg_sq": torch.zeros_like(weights[:, : self._n_adam]),
+            }
+        state, gradient, lr = self.state[0], self.stack.weights.grad, group["lr"]
+        state["step"] += 1
+        self._decay(weights, group)
+        n, t, (beta1, beta2) = self._n_adam, float(state["step"]), self.betas
+        g, average, square = gradient[:, :n], state["exp_avg"][:, :n], state["exp_avg_sq"]
+        average.lerp_(g, 1 - beta1)
+        square.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        scale = square.sqrt().div_(math.sqrt(1 - beta2**t)).add_(self.eps)
+        weights[:, :n].addcdiv_(average, scale, value=-lr / (1 - beta1**t))
+        if self._matrices:
+            g, momentum = gradient[:, n:], state["exp_avg"][:, n:]
+            momentum.lerp_(g, 1 - _MOMENTUM)
+            self._step_orthogonally(weights, g.lerp(momentum, _MOMENTUM), lr)
 
-    def _decay_by_rows(self, group):
-        if not torch.is_tensor(group["weight_decay"]):
-            return
-        for p in group["params"]:
-            if p.grad is not None:
-                p.mul_(1 - group["lr"] * group["weight_decay"].view(-1, *[1] * (p.ndim - 1)))
-        group["weight_decay"] = 0.0  # AdamW knows none but numbers
+    def _decay(self, weights, group):
+        decay = group["weight_decay"]
+        if torch.is_tensor(decay) or decay:
+            decay = decay.view(-1, 1) if torch.is_tensor(decay) else decay
+            n, trainable = self.stack.n_others, self.stack.trainable
+            decay = decay if trainable is None else decay * trainable[n:]
+            weights[:, n:] *= 1 - group["lr"] * decay
 
-    def _step_orthogonally(self, group, parameters):
-        directions = {}  # those of one shape are made orthogonal together
-        for p in parameters:
-            state = self.state[p]
-            if not state:
-                # AdamW looks for it in a saved state.
-                state["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
-                state["exp_avg"] = torch.zeros_like(p)
-            state["step"] += 1
-            gradient = -p.grad if group["maximize"] else p.grad
-            momentum = state["exp_avg"].lerp_(gradient, 1 - _MOMENTUM)
-            direction = gradient.lerp(momentum, _MOMENTUM)
-            is_tall = direction.shape[1] > direction.shape[2]
-            direction = direction.mT if is_tall else direction
-            directions.setdefault(direction.shape[1:], []).append((p, is_tall, direction))
-        for (_, n_columns), entries in directions.items():
-            steps = orthogonalise(torch.cat([direction for *_, direction in entries]))
-            steps = steps.split([len(p) for p, *_ in entries])
-            for (p, is_tall, _), step in zip(entries, steps, strict=True):
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                size = group["lr"] * _RMS * n_columns**0.5
-                p.add_(step.mT if is_tall else step, alpha=-size)
+    def _step_orthogonally(self, weights, directions, lr):
+        for matrices in self._matrices:
+            parts = []
+            for c, is_tall in matrices:
+                part = directions[:, c.start - self._n_adam : c.stop - self._n_adam]
+                part = part.unflatten(1, c.shape)
+                parts.append(part.mT if is_tall else part)
+            steps = orthogonalise(torch.cat(parts)).split(len(weights))
+            for (c, is_tall), step in zip(matrices, steps, strict=True):
+                step = step.mT if is_tall else step
+                size = lr * _RMS * max(c.shape) ** 0.5
+                weights[:, c.start : c.stop].unflatten(1, c.shape).sub_(step, alpha=size)

@@ -255,7 +255,9 @@ class GaussianMLP(nn.Module):
             part[which] = 0.0
 
     @torch.no_grad()
-    def update_shared_noise_(self, rate: float, weight: float = 1.0) -> None:
+    def update_shared_noise_(
+        self, rate: float, weight: float = 1.0, gradient: Tensor | None = None
+    ) -> None:
         r"""Move shared noise towards its closed-form optimum, given the gradient of a loss.
 
         For the mean negative log density of a batch, :math:`g_j = \partial L / \partial
@@ -272,12 +274,14 @@ class GaussianMLP(nn.Module):
             Weight ρ of this batch, in [0, 1].
         weight : float
             Positive weight of the negative log density in the loss.
+        gradient : Tensor like the shared noise, optional
+            Of the loss with respect to log σ; by default what torch has found.
         """
-        gradient = self.shared_log_scale.grad / weight
+        gradient = (self.shared_log_scale.grad if gradient is None else gradient) / weight
         n_tied = self.out_features // self.shared_log_scale.shape[-1]
         # r² is never negative, so no batch may shrink the variance by more than 1 - ρ.
         factor = (1 - rate * gradient / n_tied).clamp(min=1 - rate)
-        self.shared_log_scale += 0.5 * factor.log()
+        self.shared_log_scale.add_(0.5 * factor.log())
         self.floor_shared_noise_()
 
     @torch.no_grad()
