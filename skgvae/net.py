@@ -229,7 +229,7 @@ class GaussianVAENet(NeuralNet):
 
     def initialize(self):
         """Initialise all parts of the net."""
-        self.interrupt_ = None  # the KeyboardInterrupt that ended training
+        self.interrupt_ = None  # the KeyboardInterrupt that ended the last training
         return super().initialize()
 
     def initialize_module(self):
@@ -291,7 +291,7 @@ class GaussianVAENet(NeuralNet):
         return iterator
 
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
-        self.stop_training_ = False
+        self.stop_training_, self.interrupt_ = False, None
         # Seeded by the epochs so far: a second pass has draws of its own, and no state is kept.
         self._generators = self._seeded_generators(len(self.history))
         self._parameters = list(self.stack_.parameters())
