@@ -22,7 +22,7 @@ from ._networks import (
     resolve_device,
 )
 from ._random import draw_seeds, torch_seed
-from ._scaling import FARTHEST, Standardizer, grid_noise
+from ._scaling import FAR, FARTHEST, Standardizer, grid_noise
 from ._sklearn_callbacks import CallbackSupportMixin, SklearnCallbacks
 from ._together import train_among_others
 from ._training_plan import TrainingPlanMixin
@@ -161,9 +161,11 @@ class BaseGaussianVAE(
         self._net_params = dict(self.net_params or {})
         self._keeps_optimizer = False
         if continues:
-            self._check_continues(X, target)
+            self._check_structure(X, target)
+            self._learn_units(X, target, weight)
+            self._check_distance(X, target)
             # Each holds out the rows that it has held out before.
-            for seed, known in zip(seeds, getattr(self, "_split_seeds", ()), strict=False):
+            for seed, known in zip(seeds, vars(self).get("_split_seeds", ()), strict=False):
                 seed["split"] = known
         else:
             self._set_up(X, target, weight, seeds[0])
@@ -208,13 +210,15 @@ class BaseGaussianVAE(
         """Train one pass over such rows, at a constant learning rate."""
         if self.__sklearn_is_fitted__():
             self._check_net_params()
+            self._check_structure(X, target)
             self._learn_units(X, target, weight)
-            self._check_continues(X, target)
+            self._check_distance(X, target)
             rows = self._balance(self._to_rows(X, target, weight, *labels))
             self._resolve_training(len(rows), 0)
             self._update_net()
         else:
             self._net_params = dict(self.net_params or {})
+            self._keeps_optimizer = False
             seeds = self._draw_seeds(self._count_members(len(X)))
             self._set_up(X, target, weight, seeds[0])
             rows = self._balance(self._to_rows(X, target, weight, *labels))
@@ -296,16 +300,16 @@ class BaseGaussianVAE(
         fitted = {"net_params": self._net_params, **self._fixed}
         now = {"net_params": dict(self.net_params or {}), **self._get_fixed()}
         for name, value in now.items():
-            if value != fitted[name]:
+            if not _are_equal(value, fitted[name]):
                 raise ValueError(
                     f"{name}={value!r}, but the fitted model has {name}={fitted[name]!r}: "
                     "partial_fit goes on with it. Use fit to change it."
                 )
 
     def _get_fixed(self):
-        return {"weight_decay": self.weight_decay, "device": self.device}
+        return {"weight_decay": self.weight_decay, "device": str(self.device)}
 
-    def _check_continues(self, X, target):
+    def _check_structure(self, X, target):
         for name, value in self._get_structure().items():
             fitted = self._structure[name]
             if value != fitted:
@@ -320,6 +324,8 @@ class BaseGaussianVAE(
                 f"The fitted model has {widths[0]} features and {widths[1]} targets, but got "
                 f"{given[0]} and {given[1]}. Use fit with warm_start=False for new data."
             )
+
+    def _check_distance(self, X, target):
         names = ("X", X, self._scaler), ("the target", target, self._target_scaler)
         for name, rows, scaler in names[: 1 if target is None else 2]:
             if not self.standardize:
@@ -331,6 +337,14 @@ class BaseGaussianVAE(
                     f"A value of {name} lies {farthest:.3g} standard deviations from the mean of "
                     f"the first rows, and beyond {FARTHEST:g} nothing can be learned. Correct it, "
                     "or use fit with warm_start=False, which learns the scale anew."
+                )
+            if farthest > FAR:
+                warnings.warn(
+                    f"A value of {name} lies {farthest:.3g} standard deviations from the mean of "
+                    "the first rows, whose scale is kept: little can be learned from such rows. "
+                    "Let the first rows be more typical, or use fit.",
+                    UserWarning,
+                    stacklevel=4,
                 )
 
     def _get_structure(self):
@@ -368,7 +382,7 @@ class BaseGaussianVAE(
             net.train_split, net.callbacks_ = None, callbacks  # a fitted model holds no data
         interrupt = net.interrupt_
         if interrupt is not None and epochs is not None:
-            raise interrupt  # a pass that was not finished is none
+            raise KeyboardInterrupt("The pass was interrupted: the model is as it was before.")
         kept, n_alike = list(range(len(net.stack_))), 1 + net.n_folds
         known = self.history_ if epochs is not None and n_before else []
         if epochs is None:  # a single pass does not change which module transforms
@@ -469,7 +483,7 @@ class BaseGaussianVAE(
                 name: np.stack([member[name].cpu().numpy() for member in members])
                 for name in members[0]
             }
-            if getattr(self, "_keeps_optimizer", False):
+            if self._keeps_optimizer:
                 state["_optimizer_state"] = _map_tensors(net.optimizer_.state_dict()["state"])
             # In training, when callbacks copy the estimator, some may have ended.
             for name in {"_train_seeds", "_split_seeds"} & set(state):
@@ -510,6 +524,13 @@ class BaseGaussianVAE(
             self.net_.history.new_epoch()
             for name, value in record.items():
                 self.net_.history.record(name, value)
+
+
+def _are_equal(a, b):
+    """Compare parameters, of which some may be arrays."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_are_equal(a[k], b[k]) for k in a)
+    return a is b or np.array_equal(np.asarray(a, object), np.asarray(b, object))
 
 
 def _map_tensors(states, to_tensors=False):

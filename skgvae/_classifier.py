@@ -97,8 +97,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         in FactorAnalysis; one number, as in probabilistic PCA.
     min_noise : float or "auto", default="auto"
         Floor of the decoder's standard deviation, in standardised units.
-        "auto" is 0.01, but h / √12 for a column of few distinct values (less than 5 % of
-        more than 50 rows) with spacing h, on which a density could else grow by spikes.
+        "auto" is 0.01, and up to h / √12 for a column with spacing h whose values repeat, on
+        which a density could otherwise grow by spikes.
     init : {"random"}, default="random"
         Start of training.
     n_train_draws : int, default=4
@@ -242,7 +242,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
 
     _net_class = GaussianVAEClassifierNet
     _n_steps = 2000
-    _needs_judge = False  # the head's penalty keeps it from learning few labels by heart
+    _needs_judge = False  # its start, in which all classes are equal, is of no use
     _orthogonal_from = np.inf  # Muon gains nothing here
     _n_rows_seen = 4_000_000
     _parameter_constraints: dict = {
@@ -366,14 +366,15 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     def partial_fit(self, X, y, classes=None, *, X_target=None, sample_weight=None):
         """Train one pass over the rows, at a constant learning rate, without held-out rows.
 
-        The first call learns scaling, classes and start; later calls keep them, and refuse
-        values more than 1e8 of its standard deviations away. The rate is ``lr``, the peak of
-        that in ``fit``: to refine a fitted model, lower it.
+        The first call learns scaling, classes and start. Later calls keep them, but for the
+        scaling of columns that vary for the first time, and refuse values more than 1e8 of its
+        standard deviations away. The rate is ``lr``, the peak of that in ``fit``: to refine a
+        fitted model, lower it.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training rows v1, at least two.
+            Training rows v1, at least two in the first call.
         y : array-like of shape (n_samples,)
             Classes.
         classes : array-like of shape (n_classes,), default=None
@@ -387,6 +388,13 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         -------
         self : GaussianVAEClassifier
             The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            When ``net_params``, ``weight_decay`` or ``device`` are not those of the first call.
+        KeyboardInterrupt
+            When the pass is interrupted; the model is then as it was before.
         """
         with self._all_or_nothing():
             reset = not self.__sklearn_is_fitted__()
@@ -405,6 +413,9 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             X, X_target, label, weight, _ = self._validate_training(
                 X, y, X_target, sample_weight, classes=known, reset=reset, n_needed=1 + reset
             )
+            if reset:
+                weight, _, kept = merge_copies(weight, None, X, X_target, labels=label)
+                X, X_target, label = X[kept], X_target[kept], label[kept]
             labels = self._weigh_labels(label, weight)
             self._n_labeled = int(np.sum(label >= 0)) + (0 if reset else self._n_labeled)
             return self._partial_fit(X, X_target, weight, *labels)
@@ -544,7 +555,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             sample_weight, X, X_target, label, check_groups(groups, X), n_needed=n_needed
         )
         n_known = np.sum(~np.isnan(X_target[:, 0]))
-        if n_known < 2 <= n_needed:
+        if n_needed == 2 and n_known < 2:
             raise ValueError(
                 f"X_target is known for {n_known} rows; 2 are needed. Rows of weight zero do not "
                 "count."
@@ -614,15 +625,17 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         return super()._to_rows(X, target, weight, *labels)
 
     def _choose_held_out(self, rows, first, rng):
-        # The same share of every class, rounded down. Few labels are needed for training, and
-        # could not tell epochs apart.
+        # The same share of every class, rounded down, but one of five rows and two of ten.
         order = rng.permutation(len(first))
         label = np.where(rows.label_weight > 0, rows.label, -1)[first[order]]
         held_out = np.zeros(len(order), bool)
         for value in np.unique(label):
             members = np.flatnonzero(label == value)
-            held_out[members[: int(self.validation_fraction * len(members))]] = True
-        if np.sum(held_out & (label >= 0)) < MIN_VALIDATION_LABELS:
+            n = max(int(self.validation_fraction * len(members)), min(len(members) // 5, 2))
+            held_out[members[:n]] = True
+        # Few labels among many rows are needed for training, and could not tell epochs apart.
+        n_labels = np.sum(held_out & (label >= 0))
+        if n_labels < MIN_VALIDATION_LABELS and self._label_share < 1:
             return order, 0
         return np.r_[order[held_out], order[~held_out]], int(held_out.sum())
 

@@ -6,6 +6,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from ._inference import DTYPES, InferenceMixin
+from ._validation import refuse_dates
 from .nn import pullback_metric
 
 
@@ -165,6 +166,7 @@ class LatentSpaceMixin(InferenceMixin, ClassNamePrefixFeaturesOutMixin, Transfor
 
     def _validate_latent(self, Z):
         check_is_fitted(self)
+        refuse_dates(Z, "Z")
         Z = check_array(Z, dtype=DTYPES, input_name="Z")
         Z = np.require(Z, requirements=["C", "W"])  # torch knows no other views
         if Z.shape[1] != self.n_components_:

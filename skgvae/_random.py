@@ -9,7 +9,7 @@ from sklearn.utils import check_random_state
 
 # All threads share torch's global generator, so only one of them may seed it at a time. That
 # thread may do so again before it is done: a callback may fit another classifier.
-_seeding = threading.RLock()
+SEEDING = threading.RLock()
 
 
 def draw_seeds(random_state, n_seeds):
@@ -31,7 +31,7 @@ def torch_seed(seed, device="cpu"):
     """
     device = torch.device(device)
     devices = [device] if device.type == "cuda" else []
-    with _seeding, torch.random.fork_rng(devices):
+    with SEEDING, torch.random.fork_rng(devices):
         torch.default_generator.manual_seed(seed)
         for used in devices:
             with torch.cuda.device(used):

@@ -307,7 +307,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training rows, at least two.
+            Training rows, at least two in the first call.
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
             Targets.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -317,12 +317,22 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         -------
         self : GaussianVAERegressor
             The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            When ``net_params``, ``weight_decay`` or ``device`` are not those of the first call.
+        KeyboardInterrupt
+            When the pass is interrupted; the model is then as it was before.
         """
         with self._all_or_nothing():
             reset = not self.__sklearn_is_fitted__()
             X, y = self._validate_pairs(X, y, reset=reset)
             n_needed = 2 if reset else 1
             weight, X, y = drop_unweighted(sample_weight, X, y, n_needed=n_needed)
+            if reset:
+                weight, _, kept = merge_copies(weight, None, X, y)
+                X, y = X[kept], y[kept]
             return self._partial_fit(X, y, weight)
 
     def decode(self, Z, return_std=False):

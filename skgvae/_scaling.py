@@ -9,6 +9,7 @@ _ROWS = 65536
 _LARGEST = 1e15
 # Standard deviations from which on the gradient of the loss may overflow in float32.
 FARTHEST = 1e8
+FAR = 1e4  # from which on little is learned
 # Less would make the column that has nothing to tell the hardest to fit.
 _CONSTANT_NOISE = 0.01
 # Values that differ by less, as a share of their column's range, differ by rounding alone.
@@ -67,16 +68,21 @@ class Standardizer:
         return cls(np.zeros(X.shape[1]), np.ones(X.shape[1]))
 
     def with_varying(self, X, weight=None):
-        """Return this scaling with units for columns that vary for the first time in X.
+        """Return this scaling with units for columns that are no longer constant in X.
 
-        Also a mask of these columns.
+        Also a mask of these columns. A column's constant counts as one row more.
         """
         new = self.is_constant.copy()
-        X = X[~np.isnan(X[:, 0])] if new.any() else X  # targets may be unknown
-        new[new] = X[:, new].min(0, initial=np.inf) < X[:, new].max(0, initial=-np.inf)
         if not new.any():
             return self, new
-        learned = Standardizer.fit(X[:, new], weight)
+        known = ~np.isnan(X[:, 0])  # targets may be unknown
+        X, weight = X[known], None if weight is None else weight[known]
+        distance = np.abs(X - self.offset).max(0, initial=0.0)
+        new &= distance > _SAME * np.maximum(1, np.abs(self.offset))
+        if not new.any():
+            return self, new
+        rows = np.vstack([self.offset[new], X[:, new]])
+        learned = Standardizer.fit(rows, None if weight is None else np.r_[1.0, weight])
         updated = Standardizer(self.offset.copy(), self.scale.copy(), self.limits)
         updated.offset[new], updated.scale[new] = learned.offset, learned.scale
         updated.is_constant = self.is_constant.copy()
@@ -191,13 +197,13 @@ def distinct_values(column):
     Values that differ by less than 1e-9 of the column's range are one.
     """
     values = np.unique(column.astype(np.float64))
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         span = values[-1] - values[0]
-    tiniest = np.finfo(np.float64).tiny
-    gaps = np.diff(values) / max(span, tiniest)
+        gaps = np.diff(values) / max(span, np.finfo(np.float64).tiny)
     is_new = gaps > _SAME
     values, gaps = values[np.r_[True, is_new]], gaps[is_new]
     if len(gaps) == 0:
         return values, 0.0
     _, first, counts = np.unique(np.round(gaps / _SAME), return_index=True, return_counts=True)
-    return values, gaps[first[np.argmax(counts)]] * span
+    with np.errstate(under="ignore"):
+        return values, gaps[first[np.argmax(counts)]] * span

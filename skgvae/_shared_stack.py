@@ -182,6 +182,8 @@ def _train_alike(trainings):
     for training in trainings:
         try:
             training.alone()
+            if training.net.interrupt_ is not None:  # it ends the whole search
+                raise training.net.interrupt_
         except Exception as error:
             training.error = error
 

@@ -10,7 +10,10 @@ from sklearn import config_context
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-_lock = threading.Lock()
+from ._random import SEEDING
+from .nn.geometry import FORWARD_MODE
+
+_fitting = threading.Lock()
 
 
 @contextmanager
@@ -23,7 +26,7 @@ def quiet_classical_fit():
     thread is in here at a time.
     """
     with (
-        _lock,
+        _fitting,
         threadpool_limits(limits=1, user_api="blas"),
         warnings.catch_warnings(),
         config_context(array_api_dispatch=False),  # it is given numpy rows
@@ -33,9 +36,10 @@ def quiet_classical_fit():
 
 
 def _after_fork_in_child():
-    # torch's pool of threads does not survive a fork: a child that waits for it hangs.
-    global _lock
-    _lock = threading.Lock()  # another thread of the parent may have held it
+    # torch's pool of threads does not survive a fork: a child that waits for it hangs. Nor does
+    # the thread of the parent that may have held a lock.
+    for lock in (_fitting, SEEDING, FORWARD_MODE):
+        lock._at_fork_reinit()
     torch.set_num_threads(1)
 
 

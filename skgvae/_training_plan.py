@@ -19,6 +19,7 @@ class TrainingPlanMixin:
     _learning_rate = 5e-3
     _needs_judge = True  # whether training without held-out rows does harm
     _starts_as_model = False  # whether the start is of use by itself
+    _min_training_rows = 2  # beside held-out rows
     _n_steps = 1000
     _n_rows_seen = 2_000_000
     _n_valid_points = 4096  # draws of all validation rows together
@@ -38,7 +39,7 @@ class TrainingPlanMixin:
         if not self.early_stopping or self.max_epochs == 0:
             return [(rows, None)]
         groups = np.arange(len(rows)) if groups is None else groups
-        first = np.unique(groups, return_index=True)[1]
+        _, first, groups = np.unique(groups, return_index=True, return_inverse=True)
         order, n_held_out = self._choose_held_out(rows, first, np.random.RandomState(seed))
 
         def subset(chosen):
@@ -48,21 +49,23 @@ class TrainingPlanMixin:
             order = np.argsort(place, kind="stable")
             return rows.subset(torch.from_numpy(order[np.sum(place < 0) :]))
 
-        if self._cross_validates(len(order), n_held_out):
-            folds = KFold(N_FOLDS).split(order)
+        if self._cross_validates(len(rows), n_held_out) and len(order) >= 2:
+            folds = KFold(min(N_FOLDS, len(order))).split(order)
             parts = [tuple(subset(order[part]) for part in fold) for fold in folds]
             return [(rows, parts[0][1]), *parts]
-        if n_held_out < MIN_VALIDATION_ROWS:
+        train, valid = subset(order[n_held_out:]), subset(order[:n_held_out])
+        if len(valid) < MIN_VALIDATION_ROWS or len(order) == 1:
             return [(rows, None)]
-        n_train = len(order) - n_held_out
-        if n_train < 2:
+        if len(train) == 0:
             raise ValueError(
-                f"validation_fraction={self.validation_fraction!r} leaves {n_train} of "
-                f"{len(order)} rows or groups for training; 2 are needed."
+                f"validation_fraction={self.validation_fraction!r} leaves 0 of {len(rows)} rows "
+                "for training; 2 are needed."
             )
-        return [(subset(order[n_held_out:]), subset(order[:n_held_out]))]
+        if len(train) < self._min_training_rows:
+            return [(rows, None)]
+        return [(train, valid)]
 
-    def _cross_validates(self, n_units, n_held_out):
+    def _cross_validates(self, n_rows, n_held_out):
         """Return whether the epoch is chosen by cross-validation, not by so many held-out rows."""
         return False
 
@@ -78,7 +81,7 @@ class TrainingPlanMixin:
         fraction, n = self.validation_fraction, len(first)
         fraction = VALIDATION_FRACTION if fraction == "auto" else fraction
         n_held_out = int(np.ceil(fraction * n))
-        if n >= FEW_ROWS and not self._starts_as_model:
+        if n == len(rows) >= FEW_ROWS and not self._starts_as_model:
             n_held_out = max(n_held_out, MIN_VALIDATION_ROWS)
         return rng.permutation(n), n_held_out
 
@@ -87,7 +90,8 @@ class TrainingPlanMixin:
         self._training["max_epochs"] = 0
         warnings.warn(
             f"{n} rows or groups are too few to judge training by some of them: the model stays "
-            f"at its start. Give more of them; early_stopping=False trains without a judge.",
+            "at its start. Give more, or a larger validation_fraction; early_stopping=False "
+            "trains without a judge.",
             UserWarning,
             stacklevel=4,
         )

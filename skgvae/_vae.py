@@ -16,7 +16,7 @@ from ._random import draw_seeds
 from ._sklearn_callbacks import with_callbacks
 from ._start import MAX_ROWS, factor_analysis, mixture_of_columns, mixture_of_factors
 from ._together import compute_once
-from ._training_plan import N_FOLDS
+from ._training_plan import FEW_ROWS
 from ._validation import check_groups, drop_unweighted
 from .likelihood import lower_bound, marginal_log_prob
 from .objectives import elbo, importance_weighted_bound
@@ -221,6 +221,7 @@ class GaussianVAE(BaseGaussianVAE):
 
     _learning_rate = 0.01
     _starts_as_model = True
+    _min_training_rows = FEW_ROWS  # of fewer the start of all rows is better
     _n_decoders = 1  # that whose latent space is shown
     _min_noise = 0.003  # what columns leave of each other's variance may be little
     _n_valid_points = 1024
@@ -346,7 +347,7 @@ class GaussianVAE(BaseGaussianVAE):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training rows, at least two.
+            Training rows, at least two in the first call.
         y : Ignored
             Not used, present for API consistency.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -356,12 +357,22 @@ class GaussianVAE(BaseGaussianVAE):
         -------
         self : GaussianVAE
             The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            When ``net_params``, ``weight_decay`` or ``device`` are not those of the first call.
+        KeyboardInterrupt
+            When the pass is interrupted; the model is then as it was before.
         """
         with self._all_or_nothing():
             reset = not self.__sklearn_is_fitted__()
             n_needed = 2 if reset else 1
             X = self._validate_rows(X, reset=reset, ensure_min_samples=n_needed)
             weight, X = drop_unweighted(sample_weight, X, n_needed=n_needed)
+            if reset:
+                weight, _, kept = merge_copies(weight, None, X)
+                X = X[kept]
             return self._partial_fit(X, weight=weight)
 
     def inverse_transform(self, X):
@@ -520,13 +531,13 @@ class GaussianVAE(BaseGaussianVAE):
         alone = self.net_params or self.max_epochs == 0 or n_rows > MAX_ROWS_OF_SEVERAL
         return 1 if alone else N_ESTIMATORS
 
-    def _cross_validates(self, n_units, n_held_out):
+    def _cross_validates(self, n_rows, n_held_out):
         if self.validation_fraction != "auto" or n_held_out >= FEW_VALIDATION_ROWS:
             return False
         # A continued fit would be judged by rows that it was trained on. What net_params brings
         # may not allow for several models; batches of one row none for the smaller ones.
         as_one = not self.warm_start and not self.net_params and self.batch_size != 1
-        return as_one and n_units >= 2 * N_FOLDS
+        return as_one and n_rows >= FEW_ROWS
 
     def _bound_params(self):
         bound = elbo if self.n_train_draws == 1 else importance_weighted_bound
@@ -580,11 +591,15 @@ class GaussianVAE(BaseGaussianVAE):
         part = rows.subset(slice(None, None, step)) if step > 1 else rows
         X, weight = (a if a is None else a.numpy() for a in (part.v1, part.weight))
         isotropic = self.noise == "isotropic"
+        floor = self.min_noise_**2
+        if len(X) < FEW_ROWS:  # which say little of how columns depend on each other
+            floor = np.maximum(floor, X.var(0, dtype=np.float64) / len(X))
         if init == "factor_analysis":
             model = compute_once(factor_analysis, X, self.n_components_, weight, isotropic)
+            if len(X) < FEW_ROWS:
+                model = model[0], np.maximum(model[1], floor), model[2]
             module.start_at_factor_analysis(*map(torch.from_numpy, model))
         elif init == "mixture":
-            floor = self.min_noise_**2
             n = self.n_prior_components
             if n == "auto":
                 n = None if module is like else like.prior.n_components

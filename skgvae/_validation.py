@@ -1,6 +1,7 @@
 """Rows, weights and groups as the user gives them: what scikit-learn's own checks leave open."""
 
 from datetime import date, time, timedelta
+from numbers import Number
 
 import numpy as np
 from sklearn.utils import check_consistent_length, column_or_1d
@@ -8,16 +9,13 @@ from sklearn.utils.validation import _check_sample_weight
 
 SMALLEST = float(np.finfo(np.float32).tiny)
 _DATES = np.datetime64, np.timedelta64, date, time, timedelta
-_NAMES_OF_DATES = "date", "time", "period", "duration"  # of types in numpy, pandas and polars
+# Of types in numpy, pandas, polars and pyarrow.
+_NAMES_OF_DATES = "date", "time", "period", "duration", "interval"
 
 
 def refuse_dates(table, name="X"):
     """Raise a ValueError that names a column of dates or times: these are no numbers."""
-    if hasattr(table, "columns") and hasattr(table, "__getitem__"):
-        columns = [(f"Column {c!r} of {name}", table[c]) for c in dict.fromkeys(table.columns)]
-    else:
-        columns = [(name, table)]
-    for where, column in columns:
+    for where, column in _columns(table, name):
         if _are_dates(column):
             raise ValueError(
                 f"{where} holds dates or times, and only numbers are taken. Use numbers in its "
@@ -25,17 +23,40 @@ def refuse_dates(table, name="X"):
             )
 
 
-def _are_dates(column):
-    if hasattr(column, "dtype"):
-        if str(column.dtype).lower().startswith(_NAMES_OF_DATES):
-            return True
-        if column.dtype != object or not hasattr(column, "__array__"):
-            return False
-        entries = np.asarray(column).ravel()[:100]
+def _columns(table, name):
+    """Yield a description of each column that may hold dates, and the column."""
+    names = getattr(table, "column_names", None)  # of pyarrow
+    if names is None and hasattr(table, "__getitem__"):
+        names = getattr(table, "columns", None)
+    if names is not None:
+        for column in dict.fromkeys(names):
+            yield f"Column {column!r} of {name}", table[column]
+        return
+    if isinstance(table, (list, tuple)) and not _starts_with_numbers(table):
+        try:
+            table = np.asarray(table)
+        except ValueError:  # rows of different lengths: scikit-learn says so
+            return
+    if str(getattr(table, "dtype", "")) == "object" and getattr(table, "ndim", 1) == 2:
+        yield from ((name, column) for column in np.asarray(table).T)
     else:
-        entries = column[:1] if isinstance(column, (list, tuple)) else []
-        entries = entries[0] if len(entries) and isinstance(entries[0], (list, tuple)) else entries
-    return any(isinstance(entry, _DATES) for entry in entries)
+        yield name, table
+
+
+def _starts_with_numbers(rows):
+    first = rows[0] if len(rows) else 0
+    first = first[0] if isinstance(first, (list, tuple)) and len(first) else first
+    return isinstance(first, Number)
+
+
+def _are_dates(column):
+    kind = getattr(column, "dtype", getattr(column, "type", None))
+    kind = getattr(getattr(kind, "categories", None), "dtype", kind)  # of categories
+    if str(kind).lower().startswith(_NAMES_OF_DATES):
+        return True
+    if str(kind) != "object":
+        return False
+    return any(isinstance(entry, _DATES) for entry in np.asarray(column).ravel())
 
 
 def check_groups(groups, X):
@@ -44,7 +65,10 @@ def check_groups(groups, X):
         return None
     groups = column_or_1d(groups)
     check_consistent_length(X, groups)
-    return np.unique(groups, return_inverse=True)[1]
+    try:
+        return np.unique(groups, return_inverse=True)[1]
+    except TypeError as error:
+        raise ValueError("groups must be all numbers or all strings, and none missing.") from error
 
 
 def drop_unweighted(sample_weight, X, *arrays, n_needed=2):

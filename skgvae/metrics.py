@@ -28,6 +28,7 @@ from sklearn.utils.validation import _check_sample_weight
 
 from ._last_step import check_predicts_std, last_step
 from ._regressor import GaussianVAERegressor
+from ._validation import refuse_dates
 from .mixture import mixture_cdf, mixture_crps, mixture_log_prob, mixture_quantile
 
 __all__ = [
@@ -350,5 +351,6 @@ def _components(estimator, X):
 
 
 def _as_columns(y):
+    refuse_dates(y, "y")
     y = check_array(y, dtype=np.float64, ensure_2d=False, order="C", copy=True, input_name="y")
     return y.reshape(len(y), -1)

@@ -198,7 +198,7 @@ class GaussianVAENet(NeuralNet):
 
     def initialize(self):
         """Initialise all parts of the net."""
-        self.interrupt_ = None  # the KeyboardInterrupt that ended training
+        self.interrupt_ = None  # the KeyboardInterrupt that ended the last training
         return super().initialize()
 
     def initialize_module(self):
@@ -264,7 +264,7 @@ class GaussianVAENet(NeuralNet):
         return iterator
 
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
-        self.stop_training_ = False
+        self.stop_training_, self.interrupt_ = False, None
         # Seeded by the epochs so far: a second pass has draws of its own, and no state is kept.
         self._generators = self._seeded_generators(len(self.history))
         self.stack_.pull_()
@@ -358,7 +358,8 @@ class GaussianVAENet(NeuralNet):
     @property
     def kept_weights(self) -> torch.Tensor:
         """What is evaluated and kept after an epoch: the average of the weights, of (M, P)."""
-        return self.stack_.weights.detach() if self._average is None else self._average
+        average = getattr(self, "_average", None)
+        return self.stack_.weights.detach() if average is None else average
 
     def record_for_members(self, values, summarise):
         """Record what has an entry for each module: a summary, and of several modules all."""

@@ -57,6 +57,34 @@ def test_a_column_that_varies_late_gets_its_units_then(kind, large):
         assert late.score(later, later[:, 0]) > known.score(later, later[:, 0]) - 0.1
 
 
+@pytest.mark.parametrize("kind", [GaussianVAE, GaussianVAERegressor])
+def test_warm_start_learns_the_units_of_a_column_that_varies_late(kind, X):
+    first, later = X.copy(), X.copy()
+    first[:, 2], later[:, 2] = 0.0, 1e4 * X[:, 2]
+    params = {"warm_start": True, "max_epochs": 60, "random_state": 0, "n_estimators": 1}
+    model = kind(2, **params).fit(first, X[:, 0]).fit(later, X[:, 0])
+    fresh = kind(2, **params).fit(later, X[:, 0])
+    y = () if kind is GaussianVAE else (X[:, 0],)
+    assert model.score(later, *y) > fresh.score(later, *y) - 1
+
+
+def test_a_column_that_differs_from_call_to_call_gets_units(X):
+    model = GaussianVAERegressor(2, n_estimators=1, random_state=0)
+    levels = np.repeat(1e4 * (np.arange(6) - 2.5), 20)
+    rows = np.c_[X[:, :2], levels]
+    y = rows[:, 0] + levels / 1e4
+    for _ in range(40):
+        for part in np.arange(120).reshape(6, 20):
+            model.partial_fit(rows[part], y[part])
+    assert model.score(rows, y) > 0.5
+
+
+def test_rows_far_from_the_first_are_warned_of(X):
+    model = GaussianVAE(2, **FAST).partial_fit(X)
+    with pytest.warns(UserWarning, match="standard deviations from the mean of the first rows"):
+        model.partial_fit(1e5 * X)
+
+
 def test_a_target_that_varies_late_gets_its_units_then(X):
     model = GaussianVAERegressor(2, n_estimators=1, random_state=0)
     model.partial_fit(X, np.full(len(X), 3.0))
@@ -77,6 +105,14 @@ def test_partial_fit_refuses_what_it_would_ignore(kind, changed, X):
     (name,) = changed
     with pytest.raises(ValueError, match=f"^{name}="):
         model.partial_fit(X, y)
+
+
+def test_partial_fit_compares_arrays_in_net_params(X, tmp_path):
+    vae = GaussianVAE(2, **FAST, net_params={"module__min_noise": np.full(5, 0.1)}).fit(X)
+    joblib.dump(vae.set_params(device=vae.device), tmp_path / "model")
+    joblib.load(tmp_path / "model").partial_fit(X)
+    with pytest.raises(ValueError, match="net_params="):
+        vae.set_params(net_params={"module__min_noise": np.full(5, 0.2)}).partial_fit(X)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -139,6 +175,8 @@ def test_an_interrupted_pass_is_none(kind, X):
         model.partial_fit(X, y)
     np.testing.assert_array_equal(model.transform(X), before)
     assert model.n_epochs_ == 2
+    model.net_.callbacks_ = [c for c in model.net_.callbacks_ if not isinstance(c[1], InterruptAt)]
+    assert model.partial_fit(X, y).n_epochs_ == 3  # nothing is left of the interrupt
 
 
 def test_an_interrupt_ends_a_search(X, monkeypatch):

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes, load_wine
+from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, GroupKFold
 
 from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
+from skgvae._groups import merge_copies
 
 FAST = {"max_epochs": 8, "hidden_layer_sizes": (8,), "random_state": 0}
 
@@ -191,7 +193,122 @@ def test_a_regressor_of_ten_rows_is_judged(n):
     assert model.score_samples(X, y).mean() > start.score_samples(X, y).mean() - 1
 
 
-def test_too_few_groups_keep_the_start():
+@pytest.mark.parametrize("n", [20, 40, 80])
+def test_few_rows_do_not_ruin_the_classifiers_estimate_of_the_target(n):
+    rng = np.random.default_rng(0)
+    X, V, y = rng.standard_normal((n, 3)), rng.standard_normal((n, 2)), np.arange(n) % 2
+    params = {"n_estimators": 1, "random_state": 0, "max_epochs": 300}
+    model = GaussianVAEClassifier(**params).fit(X, y, X_target=V)
+    mean, std = model.predict_target(rng.standard_normal((500, 3)), return_std=True)
+    t = (rng.standard_normal((500, 2)) - mean) / std
+    assert np.mean(0.5 * t**2 + np.log(std)) < 2  # 0.5 at best
+
+
+def test_one_group_keeps_the_start():
     X = np.random.default_rng(0).standard_normal((40, 2))
-    with pytest.warns(UserWarning, match="4 rows or groups are too few"):
-        GaussianVAE(random_state=0).fit(X, groups=np.arange(40) // 10)
+    with pytest.warns(UserWarning, match="1 rows or groups are too few"):
+        GaussianVAE(random_state=0).fit(X, groups=np.zeros(40))
+
+
+def test_few_objects_with_many_rows_judge_training():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((180, 3))
+    y = X[:, 0] + 0.1 * rng.standard_normal(180)
+    groups = np.arange(180) // 30
+    model = GaussianVAERegressor(n_estimators=1, random_state=0).fit(X, y, groups=groups)
+    assert model.score(X, y) > 0.9
+    assert "valid_loss" in model.history_[0]
+    vae = GaussianVAE(2, **FAST).fit(X, groups=groups)
+    assert "valid_loss" in vae.history_[0]
+
+
+@pytest.mark.parametrize("kind", [GaussianVAE, GaussianVAERegressor, GaussianVAEClassifier])
+def test_groups_beside_weights_of_zero(kind):
+    rng = np.random.default_rng(0)
+    X, groups = rng.standard_normal((240, 3)), np.arange(240) // 2
+    y, weight = np.arange(240) % 2, np.r_[np.ones(120), np.zeros(120)]
+    found = answers(kind, X, y, X, groups=groups, sample_weight=weight)
+    np.testing.assert_allclose(
+        found, answers(kind, X[:120], y[:120], X, groups=groups[:120]), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("groups", [[None, "a"], ["a", 1]])
+def test_groups_that_cannot_be_sorted_are_refused(groups):
+    groups = np.array(groups * 10, dtype=object)
+    with pytest.raises(ValueError, match="groups must be all numbers or all strings"):
+        GaussianVAE(**FAST).fit(np.eye(20)[:, :2], groups=groups)
+
+
+def n_kept(*tables):
+    return len(merge_copies(None, None, *tables)[2])
+
+
+RNG = np.random.default_rng(0)
+BINS = np.sort(RNG.random(8))
+EVIDENCE = {
+    "doses": np.c_[RNG.choice([0.1, 1, 10, 100], 300), RNG.integers(0, 2, 300)],
+    "uneven bins": RNG.choice(BINS, (300, 2)),
+    "few rows of uneven bins": RNG.choice(BINS, (100, 2)),
+    "logarithms of counts": np.log1p(RNG.poisson(5, (100, 2))),
+    "half zeros": np.where(RNG.random((300, 2)) < 0.5, 0, RNG.standard_normal((300, 2))),
+    "zipf": RNG.zipf(1.7, (300, 1)).astype(float),
+    "codes": RNG.choice([101.0, 205.0, 333.0], (300, 1)),
+    "counts": RNG.negative_binomial(2, 0.02, (200, 1)).astype(float),
+    "rounded": RNG.standard_normal((300, 1)).round(2),
+    "geometric": RNG.geometric(0.1, (90, 1)).astype(float),
+}
+
+
+@pytest.mark.parametrize("name", EVIDENCE)
+def test_equal_rows_of_uneven_grids_and_counts_are_evidence(name):
+    X = EVIDENCE[name]
+    assert len(np.unique(X, axis=0)) < len(X)
+    assert n_kept(X) == len(X)
+
+
+NOISE = 1e-10 * RNG.standard_normal((4, 442, 10))
+COPIES = {
+    "repeated": lambda X: np.repeat(X, 4, axis=0),
+    "appended": lambda X: np.tile(X, (3, 1)),
+    "drawn": lambda X: np.r_[X, X[np.random.default_rng(0).integers(0, len(X), len(X))]],
+    "in float32": lambda X: np.r_[X, X.astype(np.float32)],
+    "but for rounding": lambda X: np.concatenate([X + noise for noise in NOISE]),
+    "few of them often": lambda X: np.r_[X, np.repeat(X[:10], 100, axis=0)],
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_copies_of_continuous_rows_count_once(how):
+    X, _ = load_diabetes(return_X_y=True)
+    assert n_kept(COPIES[how](X)) == len(X)
+
+
+@pytest.mark.parametrize("n", [3, 5, 9, 30])
+def test_copies_of_few_rows_count_once(n):
+    X = np.random.default_rng(n).standard_normal((n, 3))
+    assert n_kept(np.repeat(X, 4, axis=0)) == n
+
+
+def test_zeros_in_half_of_the_cells_stay_evidence_beside_copies():
+    X = EVIDENCE["half zeros"]
+    n_zeros = np.sum(~X.any(1))
+    assert n_kept(np.repeat(X, 4, axis=0)) == len(X) - n_zeros + 4 * n_zeros
+
+
+@pytest.mark.parametrize("kind", [GaussianVAE, GaussianVAERegressor, GaussianVAEClassifier])
+def test_copies_count_once_in_the_first_pass(kind):
+    X, y = load_wine(return_X_y=True)
+    plain = kind(2, **FAST).partial_fit(X, y)
+    copied = kind(2, **FAST).partial_fit(np.repeat(X, 4, axis=0), np.repeat(y, 4))
+    np.testing.assert_allclose(copied.transform(X), plain.transform(X), rtol=1e-4, atol=1e-4)
+
+
+def test_a_start_of_two_rows_is_no_spike():
+    rng = np.random.default_rng(0)
+    fresh = rng.standard_normal((500, 3))
+    for n in (2, 3, 4):
+        X = rng.standard_normal((n, 3))
+        vae = GaussianVAE(max_epochs=0, random_state=0).fit(X)
+        diagonal = GaussianMixture(covariance_type="diag").fit(X)
+        assert vae.score(fresh) > min(2 * diagonal.score(fresh), diagonal.score(fresh) - 10)

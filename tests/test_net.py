@@ -235,11 +235,11 @@ class Weights(Callback):
             self.steps.append(flat_weights(net))
 
     def on_epoch_end(self, net, **kwargs):
-        self.epochs.append(flat_weights(net))
+        self.epochs.append(net.kept_weights[0].clone())
 
 
 def flat_weights(net):
-    return torch.cat([p.detach().flatten() for p in net.module_.parameters()])
+    return net.stack_.weights.detach()[0].clone()
 
 
 @pytest.mark.parametrize("valid", [True, False])
@@ -293,8 +293,7 @@ def test_training_stops_at_a_loss_that_is_not_finite(valid):
     class Poison(Callback):
         def on_epoch_begin(self, net, **kwargs):
             if len(net.history) == 3:
-                with torch.no_grad():
-                    net.module_.decoder.loc.weight.fill_(math.nan)
+                net.stack_.weights.data[0, 0] = math.nan
 
     net = make_net(valid, max_epochs=10, callbacks=[Poison()])
     with pytest.warns(RuntimeWarning, match="not finite in epoch 3.*smaller lr") as record:
@@ -404,8 +403,7 @@ class MemberWeights(Callback):
 
 
 def member_weights(net):
-    flat = [p.detach().flatten(1) for p in net.stack_.stacked.parameters()]
-    return torch.cat(flat, 1)
+    return net.kept_weights.clone()
 
 
 def fit_folds(n_folds, *callbacks):
@@ -448,9 +446,9 @@ class Spoil(Callback):
     def __init__(self, member):
         self.member = member
 
-    def on_grad_computed(self, net, **kwargs):
+    def on_grad_computed(self, net, named_parameters, **kwargs):
         if len(net.history) == 4:
-            for parameter in net.stack_.stacked.parameters():
+            for _, parameter in named_parameters:
                 parameter.grad[self.member] = math.nan
 
 

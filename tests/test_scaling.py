@@ -81,7 +81,10 @@ def test_tables_of_dates_alone_are_refused(kind):
     for dates in X, pd.DataFrame(X, columns=["a", "b"]), X.tolist():
         with pytest.raises(ValueError, match="X holds dates or times"):
             kind().fit(dates, np.arange(20) % 2)
-    model = kind(max_epochs=1, hidden_layer_sizes=(4,)).fit(np.eye(20)[:, :2], np.arange(20) % 2)
+    model = kind(max_epochs=1, hidden_layer_sizes=(4,)).fit(
+        np.random.default_rng(0).multivariate_normal([0, 0], [[1, 0.9], [0.9, 1]], 40),
+        np.arange(40) % 2,
+    )
     with pytest.raises(ValueError, match="X holds dates or times"):
         model.transform(X)
 

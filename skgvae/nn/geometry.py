@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import jacfwd, vmap
 
 # torch counts the levels of forward mode for the whole process, not for each thread.
-_FORWARD_MODE = Lock()
+FORWARD_MODE = Lock()
 
 
 def pullback_metric(decoder: nn.Module, z: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def pullback_metric(decoder: nn.Module, z: Tensor) -> Tensor:
         # log σ² = 2 log σ, so the factor 1/2 of the formula becomes 2.
         return weighted.mT @ weighted + 2 * by_log_scale.mT @ by_log_scale
 
-    with _FORWARD_MODE:
+    with FORWARD_MODE:
         _load_forward_mode()
         return vmap(metric)(z)
 
