@@ -241,6 +241,7 @@ def test_every_kind_of_values(values, kind, standardize):
     check(kind, (40, 3), values, standardize=standardize, **case)
 
 
+@pytest.mark.filterwarnings("ignore:A value of .* lies:UserWarning")
 @pytest.mark.parametrize(
     ("value", "dtype"),
     [(v, np.float32) for v in (1e7, 1e9, 1e25, -3e38)]
