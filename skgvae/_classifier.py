@@ -664,7 +664,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
 
     def _try_stack(self, modules, rows):
         """Raise before training what a stack of the user's classifiers would raise."""
-        stack = ModuleStack(copy.deepcopy(modules)).bind()
+        stack = ModuleStack(copy.deepcopy(modules))
         v1, v2 = (torch.stack([v[:2], v[:2]]) for v in (rows.v1, rows.v2))
         try:
             stack.classify(v1, v2)

@@ -50,7 +50,7 @@ class BestEpoch(Callback):
         self.last_epochs_ = np.full(n_modules, len(net.history))
         self.in_training_ = np.full(n_modules, True)
         stack = net.stack_
-        self._best_weights = stack.weights.detach().clone()
+        self._best_weights = stack.weights.clone()
         self._best_buffers = {name: b.clone() for name, b in stack.buffers.items()}
 
     def on_epoch_begin(self, net, dataset_valid=None, **kwargs):

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Subset
 from .batches import RowDataset, StackedRows, TensorBatches
 from .callbacks import BestEpoch, ProgressBar
 from .likelihood import class_log_prob, latent_draws
+from .nn import along
 from .objectives import JointLoss, NegativeBound
 from .optimizer import StackOptimizer
 from .stack import ModuleStack
@@ -192,9 +193,9 @@ class GaussianVAENet(NeuralNet):
 
     def get_all_learnable_params(self):
         """Yield what an optimizer of torch sees: shared noise has a closed form instead."""
-        for name, leaf in self.stack_.make_leaves().items():
+        for name, parameter in self.stack_.parameters.items():
             if not name.endswith(SHARED_NOISE):
-                yield name, leaf
+                yield name, parameter
 
     def initialize(self):
         """Initialise all parts of the net."""
@@ -269,8 +270,7 @@ class GaussianVAENet(NeuralNet):
         self._generators = self._seeded_generators(len(self.history))
         self.stack_.pull_()
         names = [name for name, *_ in self.stack_.columns]
-        self._has_shared_noise = any(name.endswith(SHARED_NOISE) for name in names)
-        self._silent = [name for name in names if name.endswith(SHARED_NOISE)]
+        self._shared_noise = next((n for n in names if n.endswith(SHARED_NOISE)), None)
         self._of_prior = [name for name in names if "prior." in f".{name}"]
         self._criterion_by_module = {
             name: value for name, value in vars(self.criterion_).items() if torch.is_tensor(value)
@@ -332,7 +332,7 @@ class GaussianVAENet(NeuralNet):
         self._steps_done, self._steps_averaged, self._progress = 0, 0, 0.0
         if not self.averaging >= 0:
             raise ValueError(f"averaging={self.averaging!r} must be 0 or positive.")
-        self._average = self.stack_.weights.detach().clone() if self.averaging else None
+        self._average = self.stack_.weights.clone() if self.averaging else None
 
     def _start_next_cycle(self):
         """Start a cycle twice as long, or end training where the last one was long enough."""
@@ -359,7 +359,7 @@ class GaussianVAENet(NeuralNet):
     def kept_weights(self) -> torch.Tensor:
         """What is evaluated and kept after an epoch: the average of the weights, of (M, P)."""
         average = getattr(self, "_average", None)
-        return self.stack_.weights.detach() if average is None else average
+        return self.stack_.weights if average is None else average
 
     def record_for_members(self, values, summarise):
         """Record what has an entry for each module: a summary, and of several modules all."""
@@ -477,6 +477,7 @@ class GaussianVAENet(NeuralNet):
 
     def _mean_terms(self, iterator, training, step_fn, notify):
         self._set_training(training)
+        self.stack_.scatter_(self.kept_weights if not training else None)
         if not training:
             self._valid_generators = self._seeded_generators()  # the same draws always
         terms, n_rows = [], []
@@ -541,40 +542,50 @@ class GaussianVAENet(NeuralNet):
 
     def train_step(self, batch, **fit_params):
         """Take one optimizer step; return the loss and its parts."""
-        stack = self.stack_.bind()
-        self.optimizer_.zero_grad()
+        stack = self.stack_
+        for parameter in stack.parameters.values():
+            parameter.grad = None
         terms = self._loss(batch, self.criterion_.n_draws, self._generators)
         terms.loss.sum().backward()  # no weight is shared: each has its own gradient
-        if self._has_shared_noise:
-            self._move_shared_noise()
-        stack.silence_(self._silent)
         if self._progress < self._prior_rests:
-            stack.silence_(self._of_prior)
+            for name in self._of_prior:
+                stack.parameters[name].grad = None
+        if self._shared_noise is not None:
+            self._move_shared_noise(stack.parameters[self._shared_noise])
         if self._notify_batches:
-            named, batch = stack.with_gradients(), self._of_first(batch)
-            self.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
-        stack.clip_(self.gradient_clip)
-        self.optimizer_.step()
-        stack.gather_()
+            named = list(self.get_all_learnable_params())
+            own = self._of_first(batch)
+            self.notify("on_grad_computed", named_parameters=named, batch=own, training=True)
+        gradient = stack.gradient()
+        norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+        factor = (self.gradient_clip / (norm + 1e-6)).clamp(max=1)  # as torch's clip_grad_norm_
+        if isinstance(self.optimizer_, StackOptimizer):
+            self.optimizer_.step(gradient=gradient.mul_(factor))
+        else:
+            for parameter in stack.parameters.values():
+                if parameter.grad is not None:
+                    parameter.grad *= along(factor[:, 0], parameter, n_axes=0)
+            self.optimizer_.step()
+            stack.gather_()
         if self._average is not None:
             self._steps_averaged += 1
-            share = 1 / (1 + self.averaging * self._steps_averaged)
-            self._average.lerp_(stack.weights.detach(), share)
+            self._average.lerp_(stack.weights, 1 / (1 + self.averaging * self._steps_averaged))
         return {"loss": terms.loss.detach(), "terms": terms}
 
-    def _move_shared_noise(self):
+    def _move_shared_noise(self, parameter):
         """Move noise that is no function of z towards its optimum, which is known."""
-        weight, group = self.criterion_.vae_weight, self.optimizer_.param_groups[0]
+        group, weight = self.optimizer_.param_groups[0], self.criterion_.vae_weight
         rate = min(_SHARED_NOISE_RATE * group["lr"] / group["initial_lr"], 1.0)
-        gradients = self.stack_.gradients().items()
-        (gradient,) = (g for name, g in gradients if name.endswith(SHARED_NOISE))
         if weight > 0:
-            self.stack_.decoder.update_shared_noise_(rate, weight, gradient)
+            decoder = self.stack_.decoder
+            decoder.update_shared_noise_(rate, weight, parameter.grad)
+            column = next(c for c in self.stack_.columns if c.name == self._shared_noise)
+            self.stack_.weights[:, column.start : column.stop] = parameter.detach()
+        parameter.grad = None
 
     def validation_step(self, batch, **fit_params):
         """Return the loss and its parts, without a gradient."""
         with torch.no_grad():
-            self.stack_.bind(getattr(self, "_average", None))
             terms = self._loss(batch, self.n_valid_draws, self._valid_generators)
         return {"loss": terms.loss, "terms": terms}
 

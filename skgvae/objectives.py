@@ -50,11 +50,11 @@ def gaussian_log_prob(x: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
     >>> gaussian_log_prob(torch.zeros(1), torch.zeros(1), torch.zeros(1))
     tensor(-0.9189)
     """
-    # log σ may be shared between rows: sum it before it broadcasts, not after.
-    d = max(x.shape[-1], loc.shape[-1], log_scale.shape[-1])
-    scaled = (x - loc) * torch.exp(-log_scale)
-    log_det = log_scale.sum(-1) if log_scale.shape[-1] == d else d * log_scale.squeeze(-1)
-    return -0.5 * scaled.square().sum(-1) - log_det - 0.5 * d * math.log(2 * math.pi)
+    log_scale = log_scale.expand_as(loc) if log_scale.shape[-1] < loc.shape[-1] else log_scale
+    minus = -log_scale
+    scaled = (x - loc) * minus.exp()
+    cells = torch.addcmul(minus, scaled, scaled, value=-0.5)
+    return cells.sum(-1) - 0.5 * cells.shape[-1] * math.log(2 * math.pi)
 
 
 def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
@@ -157,8 +157,9 @@ def importance_weighted_bound(
     closed_form = vae.prior.closed_form_kl
     kl = vae.prior.kl(loc, log_scale, z).sum(-1) if closed_form else -log_ratio.mean(-2)
     value, reconstruction = log_mean_exp(log_lik + log_ratio, -2), -log_lik.mean(-2)
-    below, above = split_weight(kl_weight)
-    value = below * value - (1 - below) * reconstruction - above * kl
+    if isinstance(kl_weight, Tensor) or kl_weight != 1:
+        below, above = split_weight(kl_weight)
+        value = below * value - (1 - below) * reconstruction - above * kl
     return Bound(value, reconstruction, kl)
 
 

@@ -96,7 +96,7 @@ class StackOptimizer(torch.optim.Optimizer):
     >>> from skgvae.stack import ModuleStack
     >>> stack = ModuleStack([GaussianVAEModule(4, 2)])
     >>> optimizer = StackOptimizer(stack, lr=0.1, orthogonal=True)
-    >>> stack.weights.square().sum().backward()
+    >>> stack.encoder.loc.weight.square().sum().backward()
     >>> optimizer.step()
     """
 
@@ -112,7 +112,7 @@ class StackOptimizer(torch.optim.Optimizer):
         # Not torch's own __init__: it imports torch._dynamo, more than a second in each process.
         self.stack, self.betas, self.eps, self.orthogonal = stack, betas, eps, orthogonal
         self.defaults = {"lr": lr, "weight_decay": weight_decay}
-        self.param_groups = [{"params": [stack.weights], **self.defaults}]
+        self.param_groups = [{"params": list(stack.parameters.values()), **self.defaults}]
         self.state = {}
         self._n_adam = stack.n_others if orthogonal else stack.weights.shape[1]
         shapes = {}  # matrices of one shape are made orthogonal together
@@ -127,8 +127,9 @@ class StackOptimizer(torch.optim.Optimizer):
         raise ValueError("A StackOptimizer has the weights of its stack, and no other group.")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradient."""
-        self.stack.weights.grad = None
+        """Forget the gradients."""
+        for parameter in self.stack.parameters.values():
+            parameter.grad = None
 
     def state_dict(self) -> dict:
         """Return moments and settings, as :meth:`load_state_dict` takes them."""
@@ -145,22 +146,25 @@ class StackOptimizer(torch.optim.Optimizer):
         self.param_groups[0].update(state_dict["param_groups"][0])
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Take a step along the gradient of the weights.
+    def step(self, closure: None = None, gradient: Tensor | None = None) -> None:
+        """Take a step.
 
         Parameters
         ----------
         closure : None
             Not taken.
+        gradient : Tensor of shape (M, P), optional
+            Of the weights; by default that of the stack.
         """
-        weights, group = self.stack.weights.data, self.param_groups[0]
+        weights, group = self.stack.weights, self.param_groups[0]
+        gradient = self.stack.gradient() if gradient is None else gradient
         if not self.state:
             self.state[0] = {
                 "step": torch.tensor(0.0, device="cpu"),
                 "exp_avg": torch.zeros_like(weights),
                 "exp_avg_sq": torch.zeros_like(weights[:, : self._n_adam]),
             }
-        state, gradient, lr = self.state[0], self.stack.weights.grad, group["lr"]
+        state, lr = self.state[0], group["lr"]
         state["step"] += 1
         self._decay(weights, group)
         n, t, (beta1, beta2) = self._n_adam, float(state["step"]), self.betas
@@ -173,14 +177,15 @@ class StackOptimizer(torch.optim.Optimizer):
             g, momentum = gradient[:, n:], state["exp_avg"][:, n:]
             momentum.lerp_(g, 1 - _MOMENTUM)
             self._step_orthogonally(weights, g.lerp(momentum, _MOMENTUM), lr)
+        self.stack.scatter_()
 
     def _decay(self, weights, group):
         decay = group["weight_decay"]
         if torch.is_tensor(decay) or decay:
             decay = decay.view(-1, 1) if torch.is_tensor(decay) else decay
-            n, trainable = self.stack.n_others, self.stack.trainable
-            decay = decay if trainable is None else decay * trainable[n:]
-            weights[:, n:] *= 1 - group["lr"] * decay
+            for c in self.stack.columns:
+                if c.start >= self.stack.n_others and self.stack.parameters[c.name].requires_grad:
+                    weights[:, c.start : c.stop] *= 1 - group["lr"] * decay
 
     def _step_orthogonally(self, weights, directions, lr):
         for matrices in self._matrices:

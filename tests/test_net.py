@@ -207,7 +207,7 @@ def test_the_second_cycle_starts_from_the_best_weights():
 
 
 def test_what_was_best_before_has_no_second_cycle():
-    net = make_net(n_cycles=2, max_epochs=40, lr=0.1, schedule=flat).fit(RowDataset(line(20)))
+    net = make_net(n_cycles=2, max_epochs=40, lr=0.1, schedule=flat).fit(RowDataset(line(10)))
     best = dict(net.callbacks_)["best_epoch"].best_epoch_
     assert best <= 36
     assert len(net.history) == 40

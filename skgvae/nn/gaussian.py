@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
-from .linear import Linear, along, check_positive, hidden_layers
+from .linear import Linear, along, check_positive, hidden_layers, plus_linear
 
 NOISE_MODELS = ("heteroscedastic", "homoscedastic", "isotropic")
 
@@ -183,7 +183,7 @@ class GaussianMLP(nn.Module):
         h = self.hidden(x)
         loc = self.loc(h)
         if self.linear is not None:
-            loc = loc + self.linear(x)
+            loc = plus_linear(loc, x, self.linear.weight)
         if self.noise == "heteroscedastic":
             return loc, self.bound(self.log_scale(h))
         # The floor, with a gradient below it too: there a hard maximum would have none.

@@ -72,6 +72,13 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return out.view(*x.shape[:-1], weight.shape[-2])
 
 
+def plus_linear(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Return y + x W^T; shapes as for :func:`affine`."""
+    if weight.ndim == 2:
+        return y + nn.functional.linear(x, weight)
+    return torch.baddbmm(y.flatten(1, -2), x.flatten(1, -2), weight.mT).view(y.shape)
+
+
 def along(parameter: Tensor, x: Tensor, n_axes: int = 1) -> Tensor:
     """Return a parameter such that it broadcasts against x, its model axis against that of x.
 

@@ -154,12 +154,11 @@ class MixturePrior(nn.Module):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return log p(z) in nats, of shape (*), for z of shape (*, latent_features)."""
+        if self.logits.ndim == 2 and torch.is_grad_enabled():  # of several models, in training
+            parameters = self.logits, self.means, self.log_scale, self.coefficients
+            return _MixtureLogProb.apply(z.flatten(1, -2), *parameters).view(z.shape[:-1])
         log_peaks = self.logits.log_softmax(-1) - self.log_scale.sum(-1)
         log_peaks = log_peaks - 0.5 * self.latent_features * math.log(2 * math.pi)
-        if self.logits.ndim == 2 and torch.is_grad_enabled():  # of several models, in training
-            factor, offset = self._factor_and_offset()
-            log_prob, _ = _MixtureLogProb.apply(z.flatten(1, -2), log_peaks, factor, offset)
-            return log_prob.view(z.shape[:-1])
         distance = self._scaled(z).square().sum(-1)
         return (along(log_peaks, distance) - 0.5 * distance).logsumexp(-1)
 
@@ -289,30 +288,33 @@ _IN_CACHE = 2**18
 class _MixtureLogProb(torch.autograd.Function):
     """log p(z) of mixtures of Gaussians of M models, with its gradient written out.
 
-    With u = F z - f for each component, log p = logsumexp(log_peaks - |u|² / 2) and
-    d log p / du = -share · u: autograd would keep u, its square and their gradients.
+    With u = F z - f for each component, f = F m and F = diag(1/s) (I - b),
+
+        log p = logsumexp(log w - sum log s - |u|² / 2) - const, d log p / du = -share u
+
+    Autograd would keep u, its square and their gradients, of (M, n, C, latent) each.
     """
 
     @staticmethod
-    def forward(z, log_peaks, factor, offset):
-        log_joint = z.new_empty(*z.shape[:2], log_peaks.shape[1])
+    def forward(ctx, z, logits, means, log_scale, coefficients):
+        n_models, n_components, n_latents = means.shape
+        factor = (_identity(means) - coefficients.tril(-1)) * torch.exp(-log_scale)[..., None]
+        offset = (factor @ means[..., None]).flatten(1)
+        factor = factor.flatten(1, 2)
+        log_peaks = logits.log_softmax(-1) - log_scale.sum(-1)
+        log_peaks = log_peaks - 0.5 * n_latents * math.log(2 * math.pi)
+        log_joint = z.new_empty(n_models, z.shape[1], n_components)
         for rows in _parts(z, factor):
-            u = _scaled(z[:, rows], factor, offset, log_peaks.shape[1])
+            u = _scaled(z[:, rows], factor, offset, n_components)
             square = torch.linalg.vector_norm(u, dim=-1).square_()  # needs no array of squares
             torch.add(log_peaks.unsqueeze(1), square, alpha=-0.5, out=log_joint[:, rows])
-        return log_joint.logsumexp(-1), log_joint
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        z, _, factor, offset = inputs
-        _, log_joint = output
-        ctx.mark_non_differentiable(log_joint)
-        ctx.save_for_backward(z, factor, offset, log_joint)
+        ctx.save_for_backward(z, factor, offset, log_joint, logits, means, log_scale)
+        return log_joint.logsumexp(-1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, g, _):
-        z, factor, offset, log_joint = ctx.saved_tensors
+    def backward(ctx, g):
+        z, factor, offset, log_joint, logits, means, log_scale = ctx.saved_tensors
         g_share = log_joint.softmax(-1).mul_(g.unsqueeze(-1))  # (M, n, C)
         g_z, g_factor = torch.empty_like(z), torch.zeros_like(factor)
         g_offset = torch.zeros_like(offset)
@@ -322,7 +324,16 @@ class _MixtureLogProb(torch.autograd.Function):
             g_offset -= g_u.sum(1)
             g_factor.baddbmm_(g_u.mT, z[:, rows])
             g_z[:, rows] = torch.bmm(g_u, factor)
-        return g_z, g_share.sum(1), g_factor, g_offset
+        # From the factor and the offset to the parameters.
+        factor, g_offset = factor.unflatten(1, means.shape[1:]), g_offset.view_as(means)
+        g_factor = g_factor.view_as(factor)
+        g_factor = torch.addcmul(g_factor, g_offset.unsqueeze(-1), means.unsqueeze(-2))
+        g_peaks = g_share.sum(1)
+        g_logits = g_peaks - logits.softmax(-1) * g_peaks.sum(-1, keepdim=True)
+        g_means = (factor.mT @ g_offset.unsqueeze(-1)).squeeze(-1)
+        g_log_scale = -(g_factor * factor).sum(-1) - g_peaks.unsqueeze(-1)
+        g_coefficients = (g_factor * torch.exp(-log_scale)[..., None]).tril_(-1).neg_()
+        return g_z, g_logits, g_means, g_log_scale, g_coefficients
 
 
 def _scaled(z, factor, offset, n_components):
