@@ -477,7 +477,7 @@ class GaussianVAENet(NeuralNet):
 
     def _mean_terms(self, iterator, training, step_fn, notify):
         self._set_training(training)
-        self.stack_.scatter_(self.kept_weights if not training else None)
+        self.stack_.bind_(None if training else self.kept_weights)
         if not training:
             self._valid_generators = self._seeded_generators()  # the same draws always
         terms, n_rows = [], []
@@ -498,6 +498,7 @@ class GaussianVAENet(NeuralNet):
         means = np.full((terms.shape[1], len(self.stack_.all_members)), math.nan)
         means[:, self.in_stack_] = (terms * n_rows).sum(0) / n_rows.sum(0)
         names = step["terms"]._fields
+        self.stack_.bind_()
         if self.n_folds and not training:
             _judge_by_folds(means, means[names.index("loss")], self.n_folds)
         return dict(zip(names, means, strict=True))
@@ -566,7 +567,6 @@ class GaussianVAENet(NeuralNet):
                 if parameter.grad is not None:
                     parameter.grad *= along(factor[:, 0], parameter, n_axes=0)
             self.optimizer_.step()
-            stack.gather_()
         if self._average is not None:
             self._steps_averaged += 1
             self._average.lerp_(stack.weights, 1 / (1 + self.averaging * self._steps_averaged))
@@ -577,10 +577,7 @@ class GaussianVAENet(NeuralNet):
         group, weight = self.optimizer_.param_groups[0], self.criterion_.vae_weight
         rate = min(_SHARED_NOISE_RATE * group["lr"] / group["initial_lr"], 1.0)
         if weight > 0:
-            decoder = self.stack_.decoder
-            decoder.update_shared_noise_(rate, weight, parameter.grad)
-            column = next(c for c in self.stack_.columns if c.name == self._shared_noise)
-            self.stack_.weights[:, column.start : column.stop] = parameter.detach()
+            self.stack_.decoder.update_shared_noise_(rate, weight, parameter.grad)
         parameter.grad = None
 
     def validation_step(self, batch, **fit_params):

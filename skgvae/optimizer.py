@@ -177,7 +177,6 @@ class StackOptimizer(torch.optim.Optimizer):
             g, momentum = gradient[:, n:], state["exp_avg"][:, n:]
             momentum.lerp_(g, 1 - _MOMENTUM)
             self._step_orthogonally(weights, g.lerp(momentum, _MOMENTUM), lr)
-        self.stack.scatter_()
 
     def _decay(self, weights, group):
         decay = group["weight_decay"]

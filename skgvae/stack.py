@@ -52,12 +52,13 @@ class ModuleStack:
 
     Attributes
     ----------
+    weights : Tensor of shape (M, P)
+        All parameters of all members.
     parameters : dict of nn.Parameter
-        Tensors of shape (M, *) by name, which layers see and gradients reach.
+        Tensors of shape (M, *) by name, which layers see and gradients reach: views of
+        ``weights``, so that a step on either is one on both.
     buffers : dict of Tensor
         Of the members, of shape (M, *).
-    weights : Tensor of shape (M, P)
-        The same numbers as in ``parameters``, as one matrix.
     columns : list of Columns
         What stands where in a row.
 
@@ -91,7 +92,7 @@ class ModuleStack:
         self.stacked = copy.deepcopy(members[0])
         self.parameters = {}
         for name, parameter in named.items():
-            stacked = nn.Parameter(parameter.new_empty(len(members), *parameter.shape))
+            stacked = nn.Parameter(parameter.new_empty(0))
             self.parameters[name] = stacked
             for owner, attribute in _owners(self.stacked, name):
                 owner._parameters[attribute] = stacked
@@ -107,15 +108,12 @@ class ModuleStack:
         """Take the weights of all members into the stack."""
         self.members = self.all_members
         members = [dict(member.named_parameters()) for member in self.members]
+        rows = [torch.cat([named[c.name].flatten() for c in self.columns]) for named in members]
         for name, parameter in self.parameters.items():
-            parameter.data = torch.stack([named[name].detach() for named in members])
             parameter.requires_grad_(members[0][name].requires_grad)
-            parameter.grad = None
         buffers = [dict(member.named_buffers()) for member in self.members]
-        self.buffers = {name: torch.stack([b[name] for b in buffers]) for name in buffers[0]}
-        self._find_parts()
-        self.weights = torch.empty(0)
-        self.gather_()
+        buffers = {name: torch.stack([b[name] for b in buffers]) for name in buffers[0]}
+        self.put_(torch.stack(rows), buffers)
 
     @torch.no_grad()
     def sync_(self, weights: Tensor | None = None) -> None:
@@ -129,16 +127,10 @@ class ModuleStack:
                 buffer.copy_(self.buffers[name][m])
 
     @torch.no_grad()
-    def gather_(self) -> None:
-        """Put the parameters into the matrix."""
-        self.weights = torch.cat([self.parameters[c.name].flatten(1) for c in self.columns], 1)
-
-    @torch.no_grad()
-    def scatter_(self, weights: Tensor | None = None) -> None:
-        """Put the matrix, or another one like it, into the parameters."""
-        weights = self.weights if weights is None else weights
-        parts = list(self.by_name(weights).values())
-        torch._foreach_copy_([self.parameters[c.name] for c in self.columns], parts)
+    def bind_(self, matrix: Tensor | None = None) -> None:
+        """Let the parameters be parts of the matrix, or of another one like it."""
+        for name, part in self.by_name(self.weights if matrix is None else matrix).items():
+            self.parameters[name].data = part
 
     @torch.no_grad()
     def gradient(self) -> Tensor:
@@ -166,8 +158,9 @@ class ModuleStack:
     def put_(self, weights: Tensor, buffers: dict[str, Tensor]) -> None:
         """Go on from these weights and buffers."""
         self.weights, self.buffers = weights, buffers
-        for name, part in self.by_name(weights).items():
-            self.parameters[name].data, self.parameters[name].grad = part.clone(), None
+        self.bind_()
+        for parameter in self.parameters.values():
+            parameter.grad = None
         self._find_parts()
 
     def restore_(self, weights: Tensor, buffers: dict[str, Tensor]) -> None:
@@ -211,6 +204,14 @@ class ModuleStack:
     def squared_weights(self) -> Tensor:
         """Return the sum of the squared weights of each member's classifier, of shape (M,)."""
         return self._parts["classifier"].squared_weights()
+
+    def __deepcopy__(self, memo):
+        self.sync_()  # copies would share no memory between parameters and matrix
+        return ModuleStack(copy.deepcopy(self.all_members, memo))
+
+    def __reduce__(self):
+        self.sync_()
+        return ModuleStack, (self.all_members,)
 
     def _find_parts(self):
         for name, buffer in self.buffers.items():

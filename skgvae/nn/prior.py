@@ -298,24 +298,29 @@ class _MixtureLogProb(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z, logits, means, log_scale, coefficients):
         n_models, n_components, n_latents = means.shape
-        factor = (_identity(means) - coefficients.tril(-1)) * torch.exp(-log_scale)[..., None]
-        offset = (factor @ means[..., None]).flatten(1)
-        factor = factor.flatten(1, 2)
-        log_peaks = logits.log_softmax(-1) - log_scale.sum(-1)
-        log_peaks = log_peaks - 0.5 * n_latents * math.log(2 * math.pi)
+        inverse = torch.exp(-log_scale).unsqueeze(-1)
+        factor = coefficients.tril(-1).neg_()
+        factor.diagonal(dim1=-2, dim2=-1).fill_(1.0)
+        factor = factor.mul_(inverse).flatten(1, 2)
+        offset = torch.bmm(factor.view(-1, n_latents, n_latents), means.reshape(-1, n_latents, 1))
+        offset = offset.view(n_models, -1)
+        log_peaks = logits.log_softmax(-1).sub_(log_scale.sum(-1))
+        log_peaks.sub_(0.5 * n_latents * math.log(2 * math.pi))
         log_joint = z.new_empty(n_models, z.shape[1], n_components)
         for rows in _parts(z, factor):
             u = _scaled(z[:, rows], factor, offset, n_components)
             square = torch.linalg.vector_norm(u, dim=-1).square_()  # needs no array of squares
             torch.add(log_peaks.unsqueeze(1), square, alpha=-0.5, out=log_joint[:, rows])
-        ctx.save_for_backward(z, factor, offset, log_joint, logits, means, log_scale)
-        return log_joint.logsumexp(-1)
+        log_prob = log_joint.logsumexp(-1)
+        ctx.save_for_backward(z, factor, offset, log_joint, log_prob, logits, means, inverse)
+        return log_prob
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
-        z, factor, offset, log_joint, logits, means, log_scale = ctx.saved_tensors
-        g_share = log_joint.softmax(-1).mul_(g.unsqueeze(-1))  # (M, n, C)
+        z, factor, offset, log_joint, log_prob, logits, means, inverse = ctx.saved_tensors
+        share = torch.sub(log_joint, log_prob.unsqueeze(-1)).exp_()
+        g_share = share.mul_(g.unsqueeze(-1))  # (M, n, C)
         g_z, g_factor = torch.empty_like(z), torch.zeros_like(factor)
         g_offset = torch.zeros_like(offset)
         for rows in _parts(z, factor):
@@ -332,7 +337,7 @@ class _MixtureLogProb(torch.autograd.Function):
         g_logits = g_peaks - logits.softmax(-1) * g_peaks.sum(-1, keepdim=True)
         g_means = (factor.mT @ g_offset.unsqueeze(-1)).squeeze(-1)
         g_log_scale = -(g_factor * factor).sum(-1) - g_peaks.unsqueeze(-1)
-        g_coefficients = (g_factor * torch.exp(-log_scale)[..., None]).tril_(-1).neg_()
+        g_coefficients = (g_factor * inverse).tril_(-1).neg_()
         return g_z, g_logits, g_means, g_log_scale, g_coefficients
 
 
