@@ -7,8 +7,7 @@ default settings on raw columns (digits dequantised), without the final refit. B
 with each of ``--jobs``; the ratios are those to our search with as many processes and with the
 most. The last column is the largest difference between mean test scores and those of our first
 search, in nats a row. ``--validation-fraction 0.1`` is the search without cross-validation of the
-epochs within each fit of few rows. ``--padding`` compares searches of latent sizes alone, in which
-few models have the same: each size in stacks of its own, and small ones padded.
+epochs within each fit of few rows.
 """
 
 import argparse
@@ -18,7 +17,7 @@ import numpy as np
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.model_selection import GridSearchCV
 
-from skgvae import GaussianVAE, _shared_stack
+from skgvae import GaussianVAE
 from skgvae.model_selection import StackedGridSearchCV
 
 GRID = {"n_components": [2, 4, 8, 16, 32], "kl_weight": [0.25, 0.5, 1.0, 2.0, 4.0]}
@@ -68,28 +67,6 @@ def main(sets, jobs, grid, **settings):
                 row(search, vae, X, grid, n_jobs, ours)
 
 
-def padding(sets, latents, n_rounds=3, **settings):
-    """Print seconds of processor time with latent sizes apart and in one stack, medians."""
-    settings = {name: value for name, value in settings.items() if value is not None}
-    vae = GaussianVAE(n_estimators=1, random_state=0, **settings)
-    print("| set | latent sizes | apart, s | padded, s | ratio |\n" + "|---" * 5 + "|")
-    known = _shared_stack.ENOUGH_MODULES
-    for name in sets:
-        X = load(name)
-        for n_sizes in sorted({min(3, len(latents)), len(latents)}):
-            run(StackedGridSearchCV, vae, X, {"n_components": latents[:1]}, 1)  # warm up
-            times = []
-            for _ in range(n_rounds):
-                for _shared_stack.ENOUGH_MODULES in (1, known):
-                    start = time.process_time()
-                    run(StackedGridSearchCV, vae, X, {"n_components": latents[:n_sizes]}, 1)
-                    times.append(time.process_time() - start)
-            apart, padded = np.reshape(times, (-1, 2)).T
-            sizes = ", ".join(map(str, latents[:n_sizes]))
-            cells = f"{np.median(apart):.1f}", f"{np.median(padded):.1f}"
-            print(f"| {name} | {sizes} | {' | '.join(cells)} | {np.median(apart / padded):.2f} |")
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -100,14 +77,10 @@ if __name__ == "__main__":
     parser.add_argument("--device", default="auto")
     parser.add_argument("--latents", nargs="+", type=int, default=GRID["n_components"])
     parser.add_argument("--validation-fraction", type=float, help="instead of the default rule")
-    parser.add_argument("--padding", action="store_true", help="latent sizes apart or padded")
     args = parser.parse_args()
     settings = {
         "max_epochs": args.epochs,
         "device": args.device,
         "validation_fraction": args.validation_fraction,
     }
-    if args.padding:
-        padding(args.sets, args.latents, **settings)
-    else:
-        main(args.sets, args.jobs, {**GRID, "n_components": args.latents}, **settings)
+    main(args.sets, args.jobs, {**GRID, "n_components": args.latents}, **settings)

@@ -17,9 +17,9 @@ from skorch import NeuralNet
 from torch import nn
 
 from skgvae import GaussianVAE
+from skgvae._optimizer import orthogonalise
 from skgvae.nn import GaussianVAEModule
 from skgvae.objectives import NegativeBound, elbo, importance_weighted_bound
-from skgvae.optimizer import orthogonalise
 
 HELD_OUT = 0.1  # of the rows, which ours looks at after every epoch
 HIDDEN, DRAWS = GaussianVAE().hidden_layer_sizes, GaussianVAE().n_train_draws

@@ -13,7 +13,7 @@ from skorch.callbacks import Callback
 from speed_peers import DRAWS, HIDDEN, data
 
 from skgvae import GaussianVAE
-from skgvae.batches import RowDataset, StackedRows
+from skgvae._batches import RowDataset, StackedRows
 from skgvae.nn import GaussianVAEModule
 from skgvae.objectives import NegativeBound, importance_weighted_bound
 

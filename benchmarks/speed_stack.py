@@ -5,7 +5,7 @@ import time
 import torch
 from speed_peers import DRAWS, HIDDEN
 
-from skgvae.batches import RowDataset, StackedRows
+from skgvae._batches import RowDataset, StackedRows
 from skgvae.net import GaussianVAENet
 from skgvae.nn import GaussianVAEModule
 from skgvae.objectives import importance_weighted_bound
@@ -25,7 +25,6 @@ def milliseconds_per_step(n_models, n_prior_components, n_epochs, n_rounds):
         criterion__n_draws=DRAWS,
         batch_size=BATCH_SIZE,
         max_epochs=n_epochs,
-        optimizer__fused=True,
     )
     rows, times = StackedRows([RowDataset(X)] * n_models), []
     for _ in range(n_rounds):

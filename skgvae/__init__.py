@@ -17,18 +17,13 @@ __version__ = "0.1.0"
 
 # Imported when they are first asked for.
 _SUBMODULES = {
-    "batches",
-    "callbacks",
     "display",
     "likelihood",
     "metrics",
-    "mixture",
     "model_selection",
     "net",
     "nn",
     "objectives",
-    "optimizer",
-    "stack",
 }
 
 

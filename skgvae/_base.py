@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 from skorch.helper import predefined_split
 
+from ._batches import RowDataset, StackedRows
 from ._history import to_columns, to_records
 from ._latent_space import LatentSpaceMixin
 from ._networks import (
@@ -27,7 +28,6 @@ from ._sklearn_callbacks import CallbackSupportMixin, SklearnCallbacks
 from ._together import train_among_others
 from ._training_plan import TrainingPlanMixin
 from ._validation import SMALLEST
-from .batches import RowDataset, StackedRows
 from .nn import MAX_SCALE, NOISE_MODELS
 
 INITS = ("factor_analysis", "random")
@@ -513,7 +513,7 @@ class BaseGaussianVAE(
         self.device_ = resolve_device(device, fall_back=True)
         modules = [self._make_module(torch.Generator()) for _ in self._train_seeds]
         for i, module in enumerate(modules):
-            own = {name: torch.from_numpy(w[i].copy()) for name, w in weights.items()}
+            own = {name: torch.from_numpy(np.array(w[i])) for name, w in weights.items()}
             module.load_state_dict(own)
         self.net_ = self._make_net(modules).initialize()
         if moments is not None:

@@ -32,7 +32,6 @@ from .likelihood import class_log_prob
 from .net import GaussianVAEClassifierNet
 from .nn import ClassifierHead, GaussianVAEClassifierModule
 from .objectives import JointLoss
-from .stack import ModuleStack
 
 MIN_VALIDATION_LABELS = 10
 # Precision of the prior on the weights of the default head: 1 / C of LogisticRegression.
@@ -655,24 +654,6 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         balanced = train.subset(rows.repeat_interleave(repeats))
         balanced.label_weight[balanced.label_weight < 0] *= len(balanced) / len(train)
         return balanced
-
-    def _new_modules(self, rows, starts, n_alike):
-        modules = super()._new_modules(rows, starts, n_alike)
-        if len(modules) > 1:
-            self._try_stack(modules[:2], rows[0])
-        return modules
-
-    def _try_stack(self, modules, rows):
-        """Raise before training what a stack of the user's classifiers would raise."""
-        stack = ModuleStack(copy.deepcopy(modules))
-        v1, v2 = (torch.stack([v[:2], v[:2]]) for v in (rows.v1, rows.v2))
-        try:
-            stack.classify(v1, v2)
-        except Exception as error:
-            raise ValueError(
-                "Several of these classifiers cannot be trained at once: use n_estimators=1 "
-                f"and n_init=1. torch says: {error}"
-            ) from error
 
     def _make_module(self, generator):
         vae = super()._make_module(generator)

@@ -9,7 +9,8 @@ from torch import nn
 
 from ._together import computing_once
 from .net import GaussianVAENet
-from .nn import GaussianVAEModule, with_equal_priors
+from .nn import GaussianVAEModule
+from .nn.prior import with_equal_priors
 
 ACTIVATIONS = {
     "identity": nn.Identity,

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ._base import BaseGaussianVAE
 from ._groups import merge_copies
 from ._inference import DTYPES
+from ._mixture import mixture_quantile
 from ._sklearn_callbacks import with_callbacks
 from ._validation import check_groups, drop_unweighted, refuse_dates
 from .likelihood import (
@@ -20,7 +21,6 @@ from .likelihood import (
     decoded_moments,
     predictive_log_prob,
 )
-from .mixture import mixture_quantile
 from .objectives import predictive_bound
 
 MEAN_POWER = 0.5
@@ -83,7 +83,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         Largest learning rate; it rises over the first 5 % of the steps and falls as half a
         cosine. "auto" is 0.014. The optimizer is AdamW; with 128 rows a step or more, counted
         once for each draw, the weight matrices of hidden layers have the orthogonal steps of
-        :class:`~skgvae.optimizer.Muon`.
+        Muon (Jordan et al. 2024).
     weight_decay : float, default=0.0
         Decoupled weight decay, as of AdamW, of the weights of the hidden layers.
     early_stopping : bool, default=True

@@ -11,10 +11,12 @@ import torch
 from skorch.helper import predefined_split
 from torch import nn
 
-from .batches import StackedRows, TensorBatches
-from .callbacks import BestEpoch
+from ._batches import StackedRows, TensorBatches
+from ._callbacks import BestEpoch
+from ._optimizer import StackOptimizer
 from .net import GaussianVAEClassifierNet, GaussianVAENet
-from .nn import MixturePrior, with_equal_priors
+from .nn import MixturePrior
+from .nn.prior import with_equal_priors
 from .objectives import (
     JointLoss,
     NegativeBound,
@@ -22,7 +24,6 @@ from .objectives import (
     importance_weighted_bound,
     predictive_bound,
 )
-from .optimizer import StackOptimizer
 
 # Bytes that a step of one stack may take.
 MAX_STEP_BYTES = 2**30

@@ -15,8 +15,8 @@ import joblib
 import torch
 from threadpoolctl import ThreadpoolController
 
+from ._batches import RowDataset
 from ._shared_stack import Training, train_together
-from .batches import RowDataset
 from .net import GaussianVAENet
 
 # Bytes that waiting calls may hold together.

@@ -111,7 +111,7 @@ class GaussianVAE(BaseGaussianVAE):
         Largest learning rate; it rises over the first 5 % of the steps and falls as half a
         cosine. "auto" is 0.01. The optimizer is AdamW; with 128 rows a step or more, counted
         once for each draw, the weight matrices of hidden layers have the orthogonal steps of
-        :class:`~skgvae.optimizer.Muon`.
+        Muon (Jordan et al. 2024).
     weight_decay : float, default=0.0
         Decoupled weight decay, as of AdamW, of the weights of the hidden layers.
     early_stopping : bool, default=True

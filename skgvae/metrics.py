@@ -27,9 +27,9 @@ from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import _check_sample_weight
 
 from ._last_step import check_predicts_std, last_step
+from ._mixture import mixture_cdf, mixture_crps, mixture_log_prob, mixture_quantile
 from ._regressor import GaussianVAERegressor
 from ._validation import refuse_dates
-from .mixture import mixture_cdf, mixture_crps, mixture_log_prob, mixture_quantile
 
 __all__ = [
     "calibration_summary",

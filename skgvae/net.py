@@ -22,15 +22,21 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from .batches import RowDataset, StackedRows, TensorBatches
-from .callbacks import BestEpoch, ProgressBar
+from ._batches import RowDataset, StackedRows, TensorBatches
+from ._callbacks import BestEpoch, ProgressBar
+from ._optimizer import StackOptimizer
+from ._stack import ModuleStack
 from .likelihood import class_log_prob, latent_draws
-from .nn import along
+from .nn.linear import along
 from .objectives import JointLoss, NegativeBound
-from .optimizer import StackOptimizer
-from .stack import ModuleStack
 
-__all__ = ["GaussianVAEClassifierNet", "GaussianVAENet", "one_cycle"]
+__all__ = [
+    "GaussianVAEClassifierNet",
+    "GaussianVAENet",
+    "RowDataset",
+    "StackedRows",
+    "one_cycle",
+]
 
 SHARED_NOISE = "decoder.shared_log_scale"
 _SHARED_NOISE_RATE = 0.1  # at the full learning rate
@@ -59,7 +65,7 @@ def one_cycle(progress: float, warm_up: float = 0.05) -> float:
 
 
 class GaussianVAENet(NeuralNet):
-    """Train a :class:`~skgvae.nn.GaussianVAEModule` on a :class:`~skgvae.batches.RowDataset`.
+    """Train a :class:`~skgvae.nn.GaussianVAEModule` on a :class:`~skgvae.net.RowDataset`.
 
     The parameters are those of :class:`skorch.NeuralNet`; the ones below are new or have other
     defaults. ``history`` holds, for each epoch, ``train_`` and ``valid_`` ``loss`` and its
@@ -78,7 +84,7 @@ class GaussianVAENet(NeuralNet):
         A :class:`~skgvae.nn.GaussianVAEModule`, or its class with ``module__`` parameters; with
         ``criterion=JointLoss`` a :class:`~skgvae.nn.GaussianVAEClassifierModule`. Several
         modules of one architecture are trained together, each on its rows of a
-        :class:`~skgvae.batches.StackedRows` or all on one RowDataset, with the same result as
+        :class:`~skgvae.net.StackedRows` or all on one RowDataset, with the same result as
         alone. ``module_`` is the first, ``stack_.members`` are all; ``history`` holds averages
         over them.
     seed : int or list of int, default=0
@@ -123,8 +129,7 @@ class GaussianVAENet(NeuralNet):
     Examples
     --------
     >>> import torch
-    >>> from skgvae.batches import RowDataset
-    >>> from skgvae.net import GaussianVAENet
+    >>> from skgvae.net import GaussianVAENet, RowDataset
     >>> from skgvae.nn import GaussianVAEModule
     >>> net = GaussianVAENet(GaussianVAEModule, module__in_features=3,
     ...                      module__latent_features=2, max_epochs=2)
@@ -257,8 +262,7 @@ class GaussianVAENet(NeuralNet):
         if isinstance(iterator, DataLoader):
             name = "iterator_train" if training else "iterator_valid"
             raise TypeError(
-                f"{name} must make batches as skgvae.batches.TensorBatches does, got a "
-                f"{type(iterator).__name__}."
+                f"{name} must make batches as TensorBatches does, got a {type(iterator).__name__}."
             )
         if training and isinstance(iterator, TensorBatches):
             iterator.generators = self._generators
@@ -708,7 +712,7 @@ def _checked(rows):
     if not isinstance(rows, (RowDataset, StackedRows)):
         raise TypeError(
             f"Rows must be a RowDataset, got {type(rows).__name__}. Make one from float32 "
-            "tensors: skgvae.batches.RowDataset(v1, v2)."
+            "tensors: skgvae.net.RowDataset(v1, v2)."
         )
     if not len(rows):
         raise ValueError("The data set must have at least one row, got none.")

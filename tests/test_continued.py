@@ -181,16 +181,16 @@ def test_an_interrupted_pass_is_none(kind, X):
 
 def test_an_interrupt_ends_a_search(X, monkeypatch):
     # Between two epochs of the common training, as Ctrl-C does.
-    import skgvae.callbacks
+    import skgvae._callbacks
 
-    own = skgvae.callbacks.BestEpoch.on_epoch_end
+    own = skgvae._callbacks.BestEpoch.on_epoch_end
 
     def interrupt(self, net, **kwargs):
         own(self, net, **kwargs)
         if len(net.history) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(skgvae.callbacks.BestEpoch, "on_epoch_end", interrupt)
+    monkeypatch.setattr(skgvae._callbacks.BestEpoch, "on_epoch_end", interrupt)
     search = StackedGridSearchCV(GaussianVAE(1, **FAST), {"kl_weight": [0.5, 1.0]}, cv=2)
     with pytest.raises(KeyboardInterrupt):
         search.fit(X)

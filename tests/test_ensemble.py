@@ -423,7 +423,7 @@ def test_tied_weights_stay_tied():
         assert classifier.a.weight is classifier.b.weight
 
 
-def test_what_cannot_be_stacked_is_refused_before_training():
+def test_networks_that_know_one_model_alone_are_trained_in_turn():
     class Recurrent(nn.Module):
         def __init__(self, n_features, n_target_features, n_classes):
             super().__init__()
@@ -433,9 +433,11 @@ def test_what_cannot_be_stacked_is_refused_before_training():
             return self.gru(torch.cat([v1, v2], 1)[None])[0][0]
 
     X, y = load_wine(return_X_y=True)
-    model = GaussianVAEClassifier(classifier=Recurrent, random_state=0, **FAST).fit(X, y)
-    with pytest.raises(ValueError, match="use n_estimators=1 and n_init=1"):
-        model.set_params(n_estimators=2).fit(X, y)
+    params = {"classifier": Recurrent, "random_state": 0, "n_estimators": 2, **FAST}
+    model = GaussianVAEClassifier(**params).fit(X, y)
+    first, second = (module.classifier.gru.weight_hh_l0 for module in model.modules_)
+    assert not torch.equal(first, second)
+    assert np.isfinite(model.predict_proba(X)).all()
 
 
 def test_the_classifier_chooses_how_many_models_it_has():

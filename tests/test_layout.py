@@ -18,13 +18,14 @@ import skgvae
 PACKAGE = Path(skgvae.__file__).parent
 # From the bottom to the top: a file imports from those before its own rank alone.
 RANKS = (
-    ("nn.gaussian", "mixture", "optimizer", "batches", "objectives"),
+    ("nn.linear", "_mixture", "_batches", "objectives"),
+    ("nn.gaussian",),
     ("nn.geometry", "nn.prior"),
     ("nn.vae",),
     ("nn.joint",),
     ("nn",),
-    ("fused", "likelihood", "_padding"),
-    ("stack", "callbacks"),
+    ("_stack", "_callbacks", "likelihood"),
+    ("_optimizer",),
     ("net",),
     ("_groups", "_history", "_labels", "_random", "_scaling", "_sklearn_callbacks"),
     ("_threads",),
@@ -42,7 +43,7 @@ RANKS = (
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 # Rooms that whoever has torch alone can read.
-TORCH_ALONE = ("nn", "objectives", "likelihood", "mixture", "optimizer", "batches", "stack")
+TORCH_ALONE = ("nn", "objectives", "likelihood", "_mixture", "_optimizer", "_batches", "_stack")
 
 
 def imports(path):
@@ -192,7 +193,7 @@ def test_displays_use_what_is_public(path):
         "skgvae.objectives",
         "skgvae.net",
         "skgvae.likelihood",
-        "skgvae.batches",
+        "skgvae._batches",
         "skgvae.display",
         "skgvae.model_selection",
     ],

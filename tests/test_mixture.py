@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from skgvae.mixture import mixture_cdf, mixture_crps, mixture_log_prob, mixture_quantile
+from skgvae._mixture import mixture_cdf, mixture_crps, mixture_log_prob, mixture_quantile
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -12,7 +12,7 @@ from skorch.helper import predefined_split
 from torch.utils.data import DataLoader
 
 from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
-from skgvae.batches import RowDataset, StackedRows, TensorBatches
+from skgvae._batches import RowDataset, StackedRows, TensorBatches
 from skgvae.net import GaussianVAENet, one_cycle
 from skgvae.nn import GaussianVAEModule
 

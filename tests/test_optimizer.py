@@ -2,18 +2,23 @@
 
 import copy
 import pickle
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from skorch.callbacks import LRScheduler
 from skorch.helper import predefined_split
 
 from skgvae import GaussianVAE
-from skgvae.batches import RowDataset, StackedRows
+from skgvae._batches import RowDataset, StackedRows
+from skgvae._optimizer import StackOptimizer, orthogonalise
+from skgvae._stack import ModuleStack
 from skgvae.net import GaussianVAENet
 from skgvae.nn import GaussianVAEModule
-from skgvae.optimizer import Muon, orthogonalise
 
 
 def polynomial(s):
@@ -51,129 +56,118 @@ def test_entries_of_any_size_give_finite_steps(size):
     assert found.any() == (size > 0)
 
 
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def make_stack(n=3, dtype=torch.float64):
+    modules = [GaussianVAEModule(3, 2, hidden_features=(6, 4)) for _ in range(n)]
+    for m, module in enumerate(modules):
+        module.to(dtype)
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter, generator=seeded(m))
+    return ModuleStack(modules)
+
+
+def is_hidden(name):
+    return ".hidden." in name and name.endswith("weight")
+
+
+def take_steps(optimizer, stack, n=6):
+    for step in range(n):
+        optimizer.step(gradient=torch.randn(stack.weights.shape, generator=seeded(step)).double())
+
+
+def gradients(stack, n=6):
+    for step in range(n):
+        yield stack.by_name(torch.randn(stack.weights.shape, generator=seeded(step)).double())
+
+
 def test_a_gradient_that_has_died_does_no_harm():
-    weights = torch.nn.Parameter(torch.ones(1, 2, 3))
-    optimizer = Muon([{"params": [weights], "orthogonal": True}], lr=1e-3)
+    stack = make_stack(1, torch.float32)
+    optimizer = StackOptimizer(stack, orthogonal=True)
     for step in range(3000):
-        weights.grad = torch.full((1, 2, 3), float(step < 5))
-        optimizer.step()
-    assert torch.isfinite(weights).all()
+        optimizer.step(gradient=torch.full_like(stack.weights, float(step < 5)))
+    assert torch.isfinite(stack.weights).all()
 
 
-def steps_of(make, parameters, n=6, seed=0):
-    """Return parameters after some steps with gradients that depend on the seed alone."""
-    parameters = [torch.nn.Parameter(p.clone()) for p in parameters]
-    optimizer = make(parameters)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(n):
-        for p in parameters:
-            p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype)
-        kept = [p.grad.clone() for p in parameters]
-        optimizer.step()
-        for p, gradient in zip(parameters, kept, strict=True):
-            assert torch.equal(p.grad, gradient)
-    return [p.detach() for p in parameters]
-
-
-def stack(*shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-
-def test_steps_equal_a_naive_loop():
-    start, lr, decay = [stack(3, 4, 7), stack(3, 7, 4), stack(3, 4, 4)], 0.1, 0.5
-
-    def orthogonal(parameters):
-        group = {"params": parameters, "orthogonal": True, "weight_decay": decay}
-        return Muon([group], lr=lr)
-
-    found = steps_of(orthogonal, start)
-    generator = torch.Generator().manual_seed(0)
-    expected = [p.clone() for p in start]
-    momenta = [torch.zeros_like(p) for p in start]
-    for _ in range(6):
-        for p, momentum in zip(expected, momenta, strict=True):
-            gradient = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+def test_orthogonal_steps_equal_a_naive_loop():
+    stack, lr, decay = make_stack(), 0.1, 0.5
+    expected = {name: p.detach().clone() for name, p in stack.parameters.items()}
+    momenta = {name: torch.zeros_like(p) for name, p in expected.items()}
+    take_steps(StackOptimizer(stack, lr, weight_decay=decay, orthogonal=True), stack)
+    for gradient in gradients(stack):
+        for name in filter(is_hidden, expected):
+            p, momentum = expected[name], momenta[name]
             for m in range(len(p)):
-                momentum[m] = 0.95 * momentum[m] + 0.05 * gradient[m]
-                step = by_singular_values(0.95 * momentum[m] + 0.05 * gradient[m])
+                momentum[m] = 0.95 * momentum[m] + 0.05 * gradient[name][m]
+                step = by_singular_values(0.95 * momentum[m] + 0.05 * gradient[name][m])
                 size = lr * 0.4 * max(step.shape) ** 0.5
                 p[m] = (1 - lr * decay) * p[m] - size * step
-    for own, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(own, other, rtol=1e-8, atol=1e-8)
+    assert any(map(is_hidden, expected))
+    for name in filter(is_hidden, expected):
+        torch.testing.assert_close(
+            stack.parameters[name].detach(), expected[name], rtol=1e-8, atol=1e-8
+        )
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_others_have_the_steps_of_adamw(fused):
-    start = [stack(3, 4, 7), stack(3, 4), stack(2, 3, 4, 5)]
-    params = {"lr": 0.1, "weight_decay": 0.2, "fused": fused}
-    groups = [lambda p: [{"params": p}], lambda p: [{"params": p[1:], "orthogonal": True}]]
-    expected = steps_of(lambda p: torch.optim.AdamW(p, **params), start)
-    for group, first in zip(groups, (0, 1), strict=True):
-        found = steps_of(lambda p, group=group: Muon(group(p), **params), start)
-        for p, other in list(zip(found, expected, strict=True))[first:]:
-            assert torch.equal(p, other)
+@pytest.mark.parametrize("orthogonal", [True, False])
+def test_other_steps_are_those_of_adamw(orthogonal):
+    stack = make_stack()
+    copies = {name: torch.nn.Parameter(p.detach().clone()) for name, p in stack.parameters.items()}
+    groups = [
+        {"params": [p for name, p in copies.items() if is_hidden(name)], "weight_decay": 0.2},
+        {"params": [p for name, p in copies.items() if not is_hidden(name)], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, lr=0.1)
+    take_steps(StackOptimizer(stack, 0.1, weight_decay=0.2, orthogonal=orthogonal), stack)
+    for gradient in gradients(stack):
+        for name, p in copies.items():
+            p.grad = gradient[name]
+        adamw.step()
+    for name, p in copies.items():
+        if not (orthogonal and is_hidden(name)):
+            torch.testing.assert_close(stack.parameters[name], p, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("orthogonal", [True, False])
 def test_each_module_can_have_its_own_decay(orthogonal):
-    start, decays = [stack(3, 4, 7), stack(3, 4)], [0.0, 2.0, 0.5]
-
-    def optimizer(decay):
-        group = {"orthogonal": orthogonal, "weight_decay": decay}
-        return lambda parameters: Muon([{"params": parameters, **group}], lr=0.1)
-
-    found = steps_of(optimizer(torch.tensor(decays, dtype=torch.float64)), start)
+    decays = [0.0, 2.0, 0.5]
+    together = make_stack()
+    params = {"lr": 0.1, "orthogonal": orthogonal}
+    decay = torch.tensor(decays, dtype=torch.float64)
+    take_steps(StackOptimizer(together, weight_decay=decay, **params), together)
     for m, decay in enumerate(decays):
-        for own, other in zip(found, steps_of(optimizer(decay), start), strict=True):
-            torch.testing.assert_close(own[m], other[m])
+        alike = make_stack()
+        take_steps(StackOptimizer(alike, weight_decay=decay, **params), alike)
+        torch.testing.assert_close(together.weights[m], alike.weights[m])
 
 
-def test_the_size_of_a_step():
-    def orthogonal(parameters):
-        return Muon([{"params": parameters, "orthogonal": True}], lr=0.01)
-
-    (step,) = steps_of(orthogonal, [torch.zeros(2, 64, 32)], n=1)
+def test_the_size_of_an_orthogonal_step():
+    stack = ModuleStack([GaussianVAEModule(64, 2, hidden_features=(32,), generator=seeded(0))])
+    before = stack.by_name(stack.weights.clone())["encoder.hidden.0.weight"]
+    optimizer = StackOptimizer(stack, lr=0.01, orthogonal=True)
+    optimizer.step(gradient=torch.randn(stack.weights.shape, generator=seeded(1)))
+    step = stack.parameters["encoder.hidden.0.weight"].detach() - before
     assert step.std().item() == pytest.approx(0.4 * 0.01, rel=0.3)
 
 
 def test_training_goes_on_from_a_saved_state():
-    weights = torch.nn.Parameter(stack(2, 3, 4)), torch.nn.Parameter(stack(2, 3))
-    optimizer = Muon([{"params": [weights[0]], "orthogonal": True}, {"params": [weights[1]]}])
-
-    def step(weights, optimizer):
-        for w in weights:
-            w.grad = w.detach() ** 2
-        optimizer.step()
-
-    step(weights, optimizer)
-    others = [torch.nn.Parameter(w.detach().clone()) for w in weights]
-    other = Muon([{"params": [others[0]], "orthogonal": True}, {"params": [others[1]]}])
-    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for _ in range(3):
-        step(weights, optimizer)
-        step(others, other)
-    assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True))
+    stack, other = make_stack(), make_stack()
+    optimizer = StackOptimizer(stack, lr=0.1, orthogonal=True)
+    take_steps(optimizer, stack)
+    other.put_(stack.weights.clone(), other.buffers)
+    again = StackOptimizer(other, orthogonal=True)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for opt, s in ((optimizer, stack), (again, other)):
+        take_steps(opt, s, 3)
+    assert torch.equal(stack.weights, other.weights)
 
 
-def test_goes_on_from_a_state_of_adamw():
-    weights = torch.nn.Parameter(torch.ones(1, 2, 3))
-    weights.grad = torch.ones(1, 2, 3)
-    adamw = torch.optim.AdamW([weights])
-    adamw.step()
-    optimizer = Muon([weights])
-    optimizer.load_state_dict(adamw.state_dict())
-    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
-    optimizer.step()
-    assert [group["orthogonal"] for group in optimizer.param_groups] == [False, False]
-
-
-def test_uphill():
-    def steps(**params):
-        return steps_of(lambda p: Muon([{"params": p, "orthogonal": True}], **params), start)
-
-    start = [torch.zeros(2, 3, 4)]
-    (up,), (down,) = steps(maximize=True), steps()
-    torch.testing.assert_close(up, -down)
+def test_it_has_no_other_group():
+    optimizer = StackOptimizer(make_stack())
+    with pytest.raises(ValueError, match="no other group"):
+        optimizer.add_param_group({"params": []})
 
 
 def test_members_have_the_steps_that_they_have_alone():
@@ -185,8 +179,7 @@ def test_members_have_the_steps_that_they_have_alone():
         net = GaussianVAENet(
             [copy.deepcopy(modules[i]) for i in which],
             seed=which,
-            optimizer=Muon,
-            optimizer__param_groups=[("*.hidden.*.weight", {"orthogonal": True})],
+            optimizer__orthogonal=True,
             max_epochs=30,
             patience=1,
             lr=0.03,
@@ -204,46 +197,53 @@ def test_members_have_the_steps_that_they_have_alone():
             torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-4)
 
 
-def test_a_closure_is_evaluated_with_a_gradient():
-    weights = torch.nn.Parameter(torch.ones(1, 2, 2))
-    optimizer = Muon([{"params": [weights], "orthogonal": True}])
+def test_the_first_fit_of_a_process_imports_no_compiler():
+    code = """
+        import sys, numpy as np
+        from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
+        X = np.random.default_rng(0).standard_normal((60, 3))
+        for kind in GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor:
+            kind(max_epochs=1, hidden_layer_sizes=(4,)).fit(X, (X[:, 0] > 0).astype(int))
+        assert "torch._dynamo" not in sys.modules
+    """
+    subprocess.run([sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)], check=True)
 
-    def closure():
-        loss = weights.square().sum()
-        loss.backward()
-        return loss
 
-    assert optimizer.step(closure).item() == 4
-    assert not torch.equal(weights, torch.ones(1, 2, 2))
+def test_schedulers_of_torch_accept_it(iris):
+    scheduler = LRScheduler("StepLR", step_size=1, gamma=0.5)
+    vae = GaussianVAE(2, max_epochs=4, net_params={"callbacks": [scheduler]}, random_state=0)
+    rates = [group["lr"] for group in vae.fit(iris).net_.optimizer_.param_groups]
+    assert rates == pytest.approx([0.01 / 2**4])
+
+
+def test_groups_of_parameters_have_the_optimizer_of_torch(iris):
+    groups = [("encoder*", {"lr": 0.0})]
+    vae = GaussianVAE(
+        2, max_epochs=3, n_estimators=1, init="random", early_stopping=False, random_state=0,
+        net_params={"optimizer__param_groups": groups},
+    )  # fmt: skip
+    start = clone(vae).set_params(max_epochs=0).fit(iris).module_
+    trained = vae.fit(iris).module_
+    assert torch.equal(trained.encoder.loc.weight, start.encoder.loc.weight)
+    assert not torch.equal(trained.decoder.loc.weight, start.decoder.loc.weight)
 
 
 @pytest.mark.parametrize(
-    ("params", "n_matrices"),
+    ("params", "is_orthogonal"),
     [
-        ({"batch_size": 32}, 4),
-        ({"batch_size": 31}, 0),
-        ({"batch_size": 31, "n_train_draws": 5}, 4),
-        ({"batch_size": 32, "hidden_layer_sizes": ()}, 0),
-        ({"batch_size": 32, "weight_decay": 0.1}, 4),
-        ({"batch_size": 32, "net_params": {"optimizer": torch.optim.SGD}}, 0),
-        ({"batch_size": 32, "net_params": {"module__activation": torch.nn.PReLU}}, 4),
+        ({"batch_size": 32}, True),
+        ({"batch_size": 31}, False),
+        ({"batch_size": 31, "n_train_draws": 5}, True),
+        ({"batch_size": 32, "weight_decay": 0.1}, True),
+        ({"batch_size": 32, "hidden_layer_sizes": ()}, True),
+        ({"batch_size": 32, "net_params": {"module__activation": torch.nn.PReLU}}, True),
     ],
 )
-def test_matrices_of_hidden_layers_have_such_steps_in_large_steps(params, n_matrices, iris):
+def test_matrices_of_hidden_layers_have_such_steps_in_large_steps(params, is_orthogonal, iris):
     vae = GaussianVAE(2, max_epochs=1, n_prior_components=1, random_state=0, **params).fit(iris)
     optimizer = vae.net_.optimizer_
-    names = {id(p): name for name, p in vae.net_.stack_.stacked.named_parameters()}
-    orthogonal = [
-        (names[id(p)], p)
-        for group in optimizer.param_groups
-        if group.get("orthogonal")
-        for p in group["params"]
-    ]
-    matrices = [name for name, p in orthogonal if p.ndim == 3]
-    assert len(matrices) == n_matrices
-    assert all(".hidden." in name for name in matrices)
-    decays = {g["weight_decay"] for g in optimizer.param_groups if g.get("orthogonal")}
-    assert decays == ({params.get("weight_decay", 0.0)} if n_matrices else set())
+    assert optimizer.orthogonal == is_orthogonal
+    assert optimizer.param_groups[0]["weight_decay"] == params.get("weight_decay", 0.0)
     assert np.isfinite(vae.score(iris))
 
 
@@ -252,8 +252,5 @@ def test_a_copy_goes_on_with_the_optimizer_of_the_first_pass(iris):
     for first in (iris[:40], np.tile(iris, (8, 1))):
         fitted = clone(vae).partial_fit(first).partial_fit(np.tile(iris, (8, 1)))
         again = pickle.loads(pickle.dumps(fitted))
-        is_orthogonal = [
-            any(group["orthogonal"] for group in model.net_.optimizer_.param_groups)
-            for model in (fitted, again)
-        ]
-        assert is_orthogonal == [len(first) > 1000] * 2
+        orthogonal = [model.net_.optimizer_.orthogonal for model in (fitted, again)]
+        assert orthogonal == [len(first) > 1000] * 2

@@ -8,7 +8,8 @@ import torch
 from skorch.helper import predefined_split
 from torch import nn
 
-from skgvae.batches import RowDataset, StackedRows, TensorBatches
+from skgvae._batches import RowDataset, StackedRows, TensorBatches
+from skgvae._stack import ModuleStack
 from skgvae.net import GaussianVAENet
 from skgvae.nn import (
     ClassifierHead,
@@ -23,7 +24,6 @@ from skgvae.objectives import (
     importance_weighted_bound,
     predictive_bound,
 )
-from skgvae.stack import ModuleStack
 
 
 def seeded(seed):

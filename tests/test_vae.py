@@ -33,8 +33,8 @@ from skgvae import (
     GaussianVAERegressor,
     PosteriorCollapseWarning,
 )
+from skgvae._batches import RowDataset
 from skgvae._scaling import Standardizer
-from skgvae.batches import RowDataset
 from skgvae.model_selection import StackedGridSearchCV
 from skgvae.nn import NOISE_MODELS, GaussianVAEModule
 

@@ -14,8 +14,8 @@ as it uses any other distribution. See Kingma & Welling, "Auto-Encoding Variatio
 from .gaussian import MAX_SCALE, MIN_SCALE, NOISE_MODELS, GaussianMLP, SoftBound, diagonal_normal
 from .geometry import pullback_metric
 from .joint import ClassifierHead, GaussianVAEClassifierModule, JointOutput
-from .linear import Linear, along, takes_model_axis
-from .prior import MixturePrior, StandardNormalPrior, with_equal_priors
+from .linear import Linear, takes_model_axis
+from .prior import MixturePrior, StandardNormalPrior
 from .vae import GaussianVAEModule, VAEOutput
 
 __all__ = [
@@ -32,9 +32,7 @@ __all__ = [
     "SoftBound",
     "StandardNormalPrior",
     "VAEOutput",
-    "along",
     "diagonal_normal",
     "pullback_metric",
     "takes_model_axis",
-    "with_equal_priors",
 ]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .stack import ModuleStack
+from ._stack import ModuleStack
 
 __all__ = ["StackOptimizer", "orthogonalise"]
 
@@ -47,7 +47,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from skgvae.optimizer import orthogonalise
+    >>> from skgvae._optimizer import orthogonalise
     >>> s = torch.linalg.svdvals(orthogonalise(torch.diag(torch.tensor([5.0, 1.0]))[None]))
     >>> bool(((s > 0.4) & (s < 1.3)).all())
     True
@@ -92,8 +92,8 @@ class StackOptimizer(torch.optim.Optimizer):
     --------
     >>> import torch
     >>> from skgvae.nn import GaussianVAEModule
-    >>> from skgvae.optimizer import StackOptimizer
-    >>> from skgvae.stack import ModuleStack
+    >>> from skgvae._optimizer import StackOptimizer
+    >>> from skgvae._stack import ModuleStack
     >>> stack = ModuleStack([GaussianVAEModule(4, 2)])
     >>> optimizer = StackOptimizer(stack, lr=0.1, orthogonal=True)
     >>> stack.encoder.loc.weight.square().sum().backward()
@@ -166,6 +166,8 @@ class StackOptimizer(torch.optim.Optimizer):
             }
         state, lr = self.state[0], group["lr"]
         state["step"] += 1
+        frozen = [c for c in self.stack.columns if not self.stack.parameters[c.name].requires_grad]
+        kept = [weights[:, c.start : c.stop].clone() for c in frozen]
         self._decay(weights, group)
         n, t, (beta1, beta2) = self._n_adam, float(state["step"]), self.betas
         g, average, square = gradient[:, :n], state["exp_avg"][:, :n], state["exp_avg_sq"]
@@ -177,14 +179,14 @@ class StackOptimizer(torch.optim.Optimizer):
             g, momentum = gradient[:, n:], state["exp_avg"][:, n:]
             momentum.lerp_(g, 1 - _MOMENTUM)
             self._step_orthogonally(weights, g.lerp(momentum, _MOMENTUM), lr)
+        for c, before in zip(frozen, kept, strict=True):  # also by the momentum that they have
+            weights[:, c.start : c.stop] = before
 
     def _decay(self, weights, group):
         decay = group["weight_decay"]
         if torch.is_tensor(decay) or decay:
             decay = decay.view(-1, 1) if torch.is_tensor(decay) else decay
-            for c in self.stack.columns:
-                if c.start >= self.stack.n_others and self.stack.parameters[c.name].requires_grad:
-                    weights[:, c.start : c.stop] *= 1 - group["lr"] * decay
+            weights[:, self.stack.n_others :] *= 1 - group["lr"] * decay
 
     def _step_orthogonally(self, weights, directions, lr):
         for matrices in self._matrices:

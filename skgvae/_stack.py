@@ -23,8 +23,7 @@ from .nn import takes_model_axis
 
 __all__ = ["Columns", "ModuleStack"]
 
-# Weight matrices of hidden layers: they come last in a row.
-HIDDEN = "*.hidden.*.weight"
+HIDDEN = "*.hidden.*.weight"  # these matrices come last in a row
 
 
 class Columns(NamedTuple):
@@ -67,7 +66,7 @@ class ModuleStack:
     >>> import torch
     >>> from skgvae.nn import GaussianVAEModule
     >>> from skgvae.objectives import elbo
-    >>> from skgvae.stack import ModuleStack
+    >>> from skgvae._stack import ModuleStack
     >>> stack = ModuleStack([GaussianVAEModule(4, 2) for _ in range(3)])
     >>> v1, eps = torch.zeros(3, 10, 4), torch.randn(3, 5, 10, 2)
     >>> elbo(stack, v1, v1, eps).value.shape
@@ -83,11 +82,11 @@ class ModuleStack:
         if len(dtypes) > 1:
             raise ValueError(f"All weights of a model must have one dtype, got {dtypes}.")
         self.columns, start = [], 0
-        for name in sorted(named, key=lambda name: fnmatch(name, HIDDEN)):
+        for name in sorted(named, key=lambda name: _is_hidden(name, named[name])):
             shape = named[name].shape
             self.columns.append(Columns(name, start, start + shape.numel(), shape))
             start += shape.numel()
-        self.n_others = sum(c.stop - c.start for c in self.columns if not fnmatch(c.name, HIDDEN))
+        self.n_others = sum(p.numel() for name, p in named.items() if not _is_hidden(name, p))
         self._sizes = [c.stop - c.start for c in self.columns]
         self.stacked = copy.deepcopy(members[0])
         self.parameters = {}
@@ -268,6 +267,10 @@ class _Method(nn.Module):
 
     def forward(self, *args):
         return getattr(self.part_of(self.module), self.name)(*args)
+
+
+def _is_hidden(name, parameter):
+    return parameter.ndim == 2 and fnmatch(name, HIDDEN)
 
 
 def _whole(module):
