@@ -437,6 +437,7 @@ class BaseGaussianVAE(
             z = torch.addcmul(loc, log_scale.exp(), eps)
             decoded, decoded_log_scale = module.decoder.loc_and_log_scale(z)
             variance = torch.exp(2 * decoded_log_scale).expand_as(decoded)
+            variance = module.decoder.family.variance * variance
             weight = None if rows.weight is None else rows.weight.numpy()
             weight = None if weight is None or not weight.any() else weight
             noise.append(np.average(variance.cpu().double().numpy(), 0, weight))

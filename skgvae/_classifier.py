@@ -91,9 +91,11 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         Widths of the encoder's hidden layers; the decoder has them in reverse order.
     activation : {"identity", "logistic", "relu", "silu", "gelu", "tanh"}, default="silu"
         Activation of the hidden layers.
-    noise : {"heteroscedastic", "homoscedastic", "isotropic"}, default="heteroscedastic"
-        Decoder variance: a function of z for each feature; one number for each feature, as
-        in FactorAnalysis; one number, as in probabilistic PCA.
+    noise : str, default="heteroscedastic"
+        Decoder variance: "heteroscedastic", a function of z for each feature; "homoscedastic",
+        one number for each feature, as in FactorAnalysis; "isotropic", one number, as in
+        probabilistic PCA. "student" is heteroscedastic with Student's t in place of the normal
+        distribution (four degrees of freedom): for data with outliers.
     min_noise : float or "auto", default="auto"
         Floor of the decoder's standard deviation, in standardised units.
         "auto" is 0.01, and up to h / √12 for a column with spacing h whose values repeat, on

@@ -144,7 +144,8 @@ class InferenceMixin:
                 loc, log_scale = module.encoder.loc_and_log_scale(v1)
                 z = loc + log_scale.exp() * _normal(rng, (*shape, loc.shape[-1]), loc)
                 loc, log_scale = module.decoder.loc_and_log_scale(z)
-                drawn = loc + factor * log_scale.exp() * _normal(rng, loc.shape, loc)
+                noise = module.decoder.family.from_normal(_normal(rng, loc.shape, loc))
+                drawn = loc + factor * log_scale.exp() * noise
                 target = target + torch.where((chosen == i)[..., None], drawn, 0.0)
             return (target.transpose(0, 1),)  # rows first, to be joined
 

@@ -84,8 +84,9 @@ class LatentSpaceMixin(InferenceMixin, ClassNamePrefixFeaturesOutMixin, Transfor
         Z = self._validate_latent(Z)
 
         def decoded(modules, z):
-            loc, log_scale = modules[0].decoder.loc_and_log_scale(z)
-            return loc, log_scale.exp().expand_as(loc)
+            decoder = modules[0].decoder
+            loc, log_scale = decoder.loc_and_log_scale(z)
+            return loc, decoder.family.variance**0.5 * log_scale.exp().expand_as(loc)
 
         scaler = self._target_scaler
         inverses = scaler.inverse, scaler.inverse_scale

@@ -1,7 +1,7 @@
-"""Equal-weight mixtures of Gaussians in one dimension: what a predictive distribution is.
+"""Equal-weight mixtures in one dimension: what a predictive distribution is.
 
-All functions take the mean and the standard deviation of each of K components,
-of shape (K, *), and answer for every element of (*).
+All functions take the location and the scale of each of K components, of shape (K, *), and
+answer for every element of (*). The components are normal, or of another family of noise.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ import math
 import torch
 from torch import Tensor
 
+from .nn.noise import GaussianNoise, Noise
+
 __all__ = ["mixture_cdf", "mixture_crps", "mixture_log_prob", "mixture_quantile"]
 
 _COLUMNS = 256  # at once, where a function passes over the components many times
 
 
-def mixture_cdf(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    """Return the distribution function at x, the average of Φ((x - loc) / scale).
+def mixture_cdf(
+    x: Tensor, loc: Tensor, scale: Tensor, noise: type[Noise] = GaussianNoise
+) -> Tensor:
+    """Return the distribution function at x, the average of F((x - loc) / scale).
 
     Parameters
     ----------
@@ -25,20 +29,26 @@ def mixture_cdf(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
         Points.
     loc, scale : Tensor of shape (K, *)
         Components; one of scale zero is a point mass.
+    noise : subclass of Noise
+        Family of the components, F its distribution function.
     """
-    return torch.special.ndtr(_standardised(x, loc, scale)).mean(0)
+    return noise.cdf(_standardised(x, loc, scale)).mean(0)
 
 
-def mixture_log_prob(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+def mixture_log_prob(
+    x: Tensor, loc: Tensor, scale: Tensor, noise: type[Noise] = GaussianNoise
+) -> Tensor:
     """Return the log density at x, in nats; parameters as for :func:`mixture_cdf`."""
     t = (x - loc) / scale
     t = torch.where(t.isnan(), 0.0, t)  # at a point mass, whose log scale is -inf
-    log_prob = -0.5 * t.square() - scale.log() - 0.5 * math.log(2 * math.pi)
+    log_prob = noise.log_density(t) - scale.log()
     log_prob = torch.where(t.isinf(), -torch.inf, log_prob)  # not inf - inf
     return torch.logsumexp(log_prob, 0) - math.log(len(loc))
 
 
-def mixture_quantile(p: float, loc: Tensor, scale: Tensor) -> Tensor:
+def mixture_quantile(
+    p: float, loc: Tensor, scale: Tensor, noise: type[Noise] = GaussianNoise
+) -> Tensor:
     """Return the quantile: the root of ``mixture_cdf(x) = p``, by bisection.
 
     The root lies between the smallest and the largest quantile of the components, and is
@@ -50,22 +60,26 @@ def mixture_quantile(p: float, loc: Tensor, scale: Tensor) -> Tensor:
         Probability, in (0, 1).
     loc, scale : Tensor of shape (K, *)
         Components.
+    noise : subclass of Noise
+        Family of the components.
     """
-    z = torch.special.ndtri(torch.tensor(p, dtype=loc.dtype, device=loc.device))
+    z = noise.quantile(torch.tensor(p, dtype=loc.dtype, device=loc.device))
     n_halvings = 60 if loc.dtype == torch.float64 else 30
 
     def quantile(loc, scale):
         low, high = (loc + z * scale).aminmax(dim=0)
         for _ in range(n_halvings):
             middle = 0.5 * (low + high)
-            below = mixture_cdf(middle, loc, scale) < p
+            below = mixture_cdf(middle, loc, scale, noise) < p
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return 0.5 * (low + high)
 
     return _by_columns(quantile, loc, scale)
 
 
-def mixture_crps(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+def mixture_crps(
+    x: Tensor, loc: Tensor, scale: Tensor, noise: type[Noise] = GaussianNoise
+) -> Tensor:
     r"""Return the continuous ranked probability score, in the units of x; less is better.
 
     .. math::
@@ -80,6 +94,9 @@ def mixture_crps(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
         Observations.
     loc, scale : Tensor of shape (K, *)
         Components.
+    noise : subclass of Noise
+        Family of the components. The closed form is that of normal ones; for others the score is
+        twice the mean quantile loss at 200 probabilities, which is right to about 1 %.
 
     References
     ----------
@@ -87,6 +104,8 @@ def mixture_crps(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     circular variables and its application to mesoscale forecast ensemble verification",
     2006, doi:10.1256/qj.05.235.
     """
+    if noise is not GaussianNoise:
+        return _mean_quantile_loss(x, loc, scale, noise)
 
     def half_spread(loc, scale):
         # Each pair once, as the sum is symmetric; and each component with itself.
@@ -97,6 +116,14 @@ def mixture_crps(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
         return total / len(loc) ** 2
 
     return _expected_distance(x - loc, scale).mean(0) - _by_columns(half_spread, loc, scale)
+
+
+def _mean_quantile_loss(x, loc, scale, noise, n=200):
+    total = torch.zeros_like(x)
+    for p in ((i + 0.5) / n for i in range(n)):
+        miss = x - mixture_quantile(p, loc, scale, noise)
+        total += torch.maximum(p * miss, (p - 1) * miss)
+    return 2 * total / n
 
 
 def _expected_distance(m, s):

@@ -59,9 +59,11 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         Widths of the encoder's hidden layers; the decoder has them in reverse order.
     activation : {"identity", "logistic", "relu", "silu", "gelu", "tanh"}, default="silu"
         Activation of the hidden layers.
-    noise : {"heteroscedastic", "homoscedastic", "isotropic"}, default="heteroscedastic"
-        Decoder variance: a function of z for each feature; one number for each feature, as
-        in FactorAnalysis; one number, as in probabilistic PCA.
+    noise : str, default="heteroscedastic"
+        Decoder variance: "heteroscedastic", a function of z for each feature; "homoscedastic",
+        one number for each feature, as in FactorAnalysis; "isotropic", one number, as in
+        probabilistic PCA. "student" is heteroscedastic with Student's t in place of the normal
+        distribution (four degrees of freedom): for data with outliers.
     min_noise : float or "auto", default="auto"
         Floor of the decoder's standard deviation, in standardised units.
         "auto" is 0.01, and up to h / √12 for a column with spacing h whose values repeat, on
@@ -433,7 +435,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
 
         def function(modules, v1, draws):
             components = [part.double() for part in decoded(modules, v1, draws)]
-            found = [mixture_quantile(p, *components) for p in np.atleast_1d(quantiles)]
+            levels = np.atleast_1d(quantiles)
+            found = [mixture_quantile(p, *components, self._noise_family) for p in levels]
             return (torch.stack(found, 1),)  # (n, n_quantiles, n_targets)
 
         inverses = [self._target_scaler.inverse]
@@ -538,6 +541,10 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     def _n_components_decoded(self):
         check_is_fitted(self)
         return self.n_draws * self._module_spec["out_features"]
+
+    @property
+    def _noise_family(self):
+        return self.module_.decoder.family
 
     def _choose_n_components(self, X, target):
         return int(np.clip(target.shape[1], 8, 32))

@@ -63,9 +63,11 @@ class GaussianVAE(BaseGaussianVAE):
         Widths of the encoder's hidden layers; the decoder has them in reverse order.
     activation : {"identity", "logistic", "relu", "silu", "gelu", "tanh"}, default="silu"
         Activation of the hidden layers.
-    noise : {"heteroscedastic", "homoscedastic", "isotropic"}, default="heteroscedastic"
-        Decoder variance: a function of z for each feature; one number for each feature, as
-        in FactorAnalysis; one number, as in probabilistic PCA.
+    noise : str, default="heteroscedastic"
+        Decoder variance: "heteroscedastic", a function of z for each feature; "homoscedastic",
+        one number for each feature, as in FactorAnalysis; "isotropic", one number, as in
+        probabilistic PCA. "student" is heteroscedastic with Student's t in place of the normal
+        distribution (four degrees of freedom): for data with outliers.
     min_noise : float or "auto", default="auto"
         Floor of the decoder's standard deviation, in standardised units. It bounds the
         density [2]_: none exceeds :math:`-\sum_j \log(\sqrt{2 \pi} \, \sigma_{\min, j})`.
@@ -511,7 +513,8 @@ class GaussianVAE(BaseGaussianVAE):
             for i, module in enumerate(modules):
                 own = chosen == i
                 loc, log_scale = module.decoder.loc_and_log_scale(z[own])
-                rows[own] = torch.addcmul(loc, log_scale.exp(), noise[own])
+                own_noise = module.decoder.family.from_normal(noise[own])
+                rows[own] = torch.addcmul(loc, log_scale.exp(), own_noise)
             return (rows,)
 
         inverses = [self._target_scaler.inverse]

@@ -16,7 +16,7 @@ from itertools import chain, starmap
 import torch
 from torch import Tensor, nn
 
-from .objectives import elbo, gaussian_log_prob, importance_log_weights
+from .objectives import decoded_log_prob, elbo, importance_log_weights
 
 __all__ = [
     "class_log_prob",
@@ -194,7 +194,7 @@ def decoded_moments(
         square = square + deviation.square().sum(0)
         noise = noise + torch.exp(2 * log_scale).expand_as(loc).sum(0)
     n = len(draws)
-    mean = mean / n
+    mean, noise = mean / n, vaes[0].decoder.family.variance * noise
     return centre + mean, noise / n, (square / n - mean.square()).clamp(min=0)
 
 
@@ -214,14 +214,15 @@ def predictive_log_prob(
         As above.
     """
     decoded = _decoded(vaes, v1, draws, tail)
-    return _log_mean_exp(gaussian_log_prob(v2, *parameters) for parameters in decoded)
+    model = _models(vaes)[0]
+    return _log_mean_exp(decoded_log_prob(model, v2, *parameters) for parameters in decoded)
 
 
 @torch.no_grad()
 def decoded_components(
     vaes: nn.Module | Sequence[nn.Module], v1: Tensor, draws: Tensor, tail: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Return the components of p(v2 | v1), a mixture of Gaussians with equal weights.
+    """Return the components of p(v2 | v1), a mixture with equal weights.
 
     Parameters
     ----------
@@ -231,6 +232,7 @@ def decoded_components(
     Returns
     -------
     loc, scale : Tensor of shape (K, n_samples, out_features)
+        Of the decoder's noise; for normal noise mean and standard deviation.
     """
     parts = [(loc, log_scale.expand_as(loc)) for loc, log_scale in _decoded(vaes, v1, draws, tail)]
     loc, log_scale = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -260,7 +262,8 @@ def decoded_covariance(
     mean = loc.mean(0)
     deviation = loc - mean
     latent = torch.einsum("kni,knj->nij", deviation, deviation) / len(loc)
-    return mean, latent + torch.diag_embed(scale.square().mean(0))
+    variance = _models(vaes)[0].decoder.family.variance * scale.square().mean(0)
+    return mean, latent + torch.diag_embed(variance)
 
 
 @torch.no_grad()
@@ -285,7 +288,8 @@ def class_log_prob(joints: nn.Module | Sequence[nn.Module], v1: Tensor, draws: T
         for eps in _chunks(joint, v1, own):
             eps_z, eps_target = eps.tensor_split([loc.shape[-1]], -1)
             decoded = joint.decoder.loc_and_log_scale(torch.addcmul(loc, log_scale.exp(), eps_z))
-            estimate = torch.addcmul(decoded[0], decoded[1].exp(), eps_target)
+            noise = joint.decoder.family.from_normal(eps_target)
+            estimate = torch.addcmul(decoded[0], decoded[1].exp(), noise)
             yield joint.classify(v1, estimate).log_softmax(-1)
 
     return _log_mean_exp(chain.from_iterable(starmap(log_probs, _share_out(draws, joints))))

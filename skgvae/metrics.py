@@ -30,6 +30,7 @@ from ._last_step import check_predicts_std, last_step
 from ._mixture import mixture_cdf, mixture_crps, mixture_log_prob, mixture_quantile
 from ._regressor import GaussianVAERegressor
 from ._validation import refuse_dates
+from .nn import GaussianNoise
 
 __all__ = [
     "calibration_summary",
@@ -310,9 +311,9 @@ def _check_weight(sample_weight, values):
 def _intervals(estimator, X, y, coverage):
     _check_coverage(coverage)
 
-    def bounds(y, loc, scale):
+    def bounds(y, loc, scale, noise):
         low, high = 0.5 - coverage / 2, 0.5 + coverage / 2
-        return torch.stack([mixture_quantile(p, loc, scale) for p in (low, high)], -1)
+        return torch.stack([mixture_quantile(p, loc, scale, noise) for p in (low, high)], -1)
 
     found = _by_rows(bounds, *last_step(estimator, X), y)
     return found[..., 0], found[..., 1], _as_columns(y)
@@ -325,29 +326,30 @@ def _check_coverage(coverage):
 
 
 def _by_rows(function, estimator, X, y):
-    """Return ``function(y, loc, scale)`` of the predictive components, by chunks of rows."""
+    """Return ``function(y, loc, scale, noise)`` of the components, by chunks of rows."""
     y = _as_columns(y)
     X = X if hasattr(X, "shape") else np.asarray(X)
     check_consistent_length(X, y)
     parts = []
     for rows in gen_batches(len(y), _ROWS):
         part = torch.from_numpy(y[rows])
-        loc, scale = _components(estimator, _safe_indexing(X, rows))
+        loc, scale, noise = _components(estimator, _safe_indexing(X, rows))
         if loc.shape[1:] != part.shape:
             raise ValueError(
                 f"y has {part.shape[1]} targets, but the estimator predicts {loc.shape[2]}."
             )
-        parts.append(function(part, loc, scale).numpy())
+        parts.append(function(part, loc, scale, noise).numpy())
     return np.concatenate(parts)
 
 
 def _components(estimator, X):
     if isinstance(estimator, GaussianVAERegressor):
         loc, scale = estimator._predict_components(X)
-        return torch.from_numpy(loc), torch.from_numpy(scale)
+        return torch.from_numpy(loc), torch.from_numpy(scale), estimator._noise_family
     check_predicts_std(estimator)
     mean, std = estimator.predict(X, return_std=True)
-    return tuple(torch.from_numpy(_as_columns(part)[None]) for part in (mean, std))
+    parts = (torch.from_numpy(_as_columns(part)[None]) for part in (mean, std))
+    return *parts, GaussianNoise
 
 
 def _as_columns(y):

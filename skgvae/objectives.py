@@ -13,12 +13,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .nn.noise import GaussianNoise
+
 __all__ = [
     "Bound",
     "JointLoss",
     "JointTerms",
     "LossTerms",
     "NegativeBound",
+    "decoded_log_prob",
     "elbo",
     "gaussian_log_prob",
     "importance_log_weights",
@@ -50,11 +53,27 @@ def gaussian_log_prob(x: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
     >>> gaussian_log_prob(torch.zeros(1), torch.zeros(1), torch.zeros(1))
     tensor(-0.9189)
     """
-    log_scale = log_scale.expand_as(loc) if log_scale.shape[-1] < loc.shape[-1] else log_scale
-    minus = -log_scale
-    scaled = (x - loc) * minus.exp()
-    cells = torch.addcmul(minus, scaled, scaled, value=-0.5)
-    return cells.sum(-1) - 0.5 * cells.shape[-1] * math.log(2 * math.pi)
+    return GaussianNoise.log_prob(x, loc, log_scale).sum(-1)
+
+
+def decoded_log_prob(vae: nn.Module, v2: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
+    """Return log p(v2 | z), summed over features, given the decoder's parameters at z.
+
+    Parameters
+    ----------
+    vae : GaussianVAEModule
+        Whose decoder says what family its noise has.
+    v2 : Tensor of shape (*, n, out_features)
+        Target.
+    loc, log_scale : Tensor of shape (*, K, n, out_features)
+        Of the decoder.
+
+    Returns
+    -------
+    Tensor of shape (*, K, n)
+        Nats.
+    """
+    return vae.decoder.family.log_prob(v2.unsqueeze(-3), loc, log_scale).sum(-1)
 
 
 def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
@@ -92,7 +111,7 @@ def importance_log_weights(
     """
     own_loc, log_scale = vae.encoder.loc_and_log_scale(v1)
     z = reparameterise(own_loc if loc is None else loc, log_scale, eps)
-    log_lik = gaussian_log_prob(v2.unsqueeze(-3), *vae.decoder.loc_and_log_scale(z))
+    log_lik = decoded_log_prob(vae, v2, *vae.decoder.loc_and_log_scale(z))
     return log_lik + vae.prior.log_prob(z) - _log_posterior(eps, log_scale)
 
 
@@ -121,7 +140,7 @@ def elbo(
     Kingma & Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.6114.
     """
     loc, log_scale, z = _draw(vae, v1, eps)
-    log_lik = gaussian_log_prob(v2.unsqueeze(-3), *vae.decoder.loc_and_log_scale(z))  # (K, n)
+    log_lik = decoded_log_prob(vae, v2, *vae.decoder.loc_and_log_scale(z))  # (K, n)
     reconstruction = -log_lik.mean(-2)
     kl = _divergence(vae.prior, loc, log_scale, z, eps)
     return Bound(-reconstruction - kl_weight * kl, reconstruction, kl)
@@ -152,7 +171,7 @@ def importance_weighted_bound(
     Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", 2015, arXiv:1509.00519.
     """
     loc, log_scale, z = _draw(vae, v1, eps)
-    log_lik = gaussian_log_prob(v2.unsqueeze(-3), *vae.decoder.loc_and_log_scale(z))
+    log_lik = decoded_log_prob(vae, v2, *vae.decoder.loc_and_log_scale(z))
     log_ratio = vae.prior.log_prob(z) - _log_posterior(eps, log_scale)
     closed_form = vae.prior.closed_form_kl
     kl = vae.prior.kl(loc, log_scale, z).sum(-1) if closed_form else -log_ratio.mean(-2)
@@ -210,7 +229,7 @@ def predictive_bound(
         factor = factor / factor.mean((-3, -2), keepdim=True)
         centre = decoded.detach()
         decoded = centre + factor * (decoded - centre)
-    log_lik = gaussian_log_prob(v2.unsqueeze(-3), decoded, decoded_log_scale)
+    log_lik = decoded_log_prob(vae, v2, decoded, decoded_log_scale)
     kl = _divergence(vae.prior, loc, log_scale, z, eps)
     return Bound(log_mean_exp(log_lik, -2) - kl_weight * kl, -log_lik.mean(-2), kl)
 
@@ -422,13 +441,13 @@ class JointLoss(nn.Module):
         eps_z, eps_target, eps_share = eps.tensor_split(ends, -1)
         loc, log_scale, z = _draw(joint, v1, eps_z)
         decoded, decoded_log_scale = joint.decoder.loc_and_log_scale(z)
-        log_lik = gaussian_log_prob(v2.unsqueeze(-3), decoded, decoded_log_scale)
+        log_lik = decoded_log_prob(joint, v2, decoded, decoded_log_scale)
         kl = _divergence(joint.prior, loc, log_scale, z, eps_z)
 
         scale = decoded_log_scale.exp()
-        if joint.decoder.noise != "heteroscedastic":
+        if not joint.decoder.per_row:
             scale = scale.detach()  # its closed form is that of the density alone
-        estimate = torch.addcmul(decoded, scale, eps_target)
+        estimate = torch.addcmul(decoded, scale, joint.decoder.family.from_normal(eps_target))
         feedback = self.label_share if self.vae_weight > 0 else 0.0
         if feedback != 1:
             estimate = torch.lerp(estimate.detach(), estimate, feedback)

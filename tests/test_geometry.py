@@ -33,12 +33,14 @@ def metric_by_differences(model, Z, step=1e-5):
         return mean.reshape(len(Z), -1), std.reshape(len(Z), -1)
 
     std = decode(Z)[1]
+    family = model.module_.decoder.family
+    of_loc, of_log_scale = np.sqrt(family.fisher_information)
     slopes = []
     for e in step * np.eye(Z.shape[1]):
         (mean_up, std_up), (mean_down, std_down) = decode(Z + e), decode(Z - e)
-        by_mean = (mean_up - mean_down) / (2 * step) / std
-        by_log_variance = 2 * np.log(std_up / std_down) / (2 * step)
-        slopes.append(np.hstack([by_mean, by_log_variance / np.sqrt(2)]))
+        by_loc = (mean_up - mean_down) / (2 * step) / std * family.variance**0.5
+        by_log_scale = np.log(std_up / std_down) / (2 * step)
+        slopes.append(np.hstack([of_loc * by_loc, of_log_scale * by_log_scale]))
     slopes = np.stack(slopes, 1)  # (n, latent, 2 out)
     return slopes @ slopes.mT
 
@@ -53,9 +55,11 @@ def test_metric_is_made_of_the_jacobians(noise, float64):
     metric = pullback_metric(decoder, z)
     for point, found in zip(z, metric, strict=True):
         by_loc = jacobian(lambda p: decoder(p).mean, point)
-        by_log_variance = jacobian(lambda p: decoder(p).variance.log(), point)
-        precision = torch.diag(1 / decoder(point).variance)
-        expected = by_loc.T @ precision @ by_loc + by_log_variance.T @ by_log_variance / 2
+        by_log_scale = jacobian(lambda p: decoder(p).stddev.log(), point)
+        precision = torch.diag(decoder.family.variance / decoder(point).variance)
+        of_loc, of_log_scale = decoder.family.fisher_information
+        expected = of_loc * by_loc.T @ precision @ by_loc
+        expected = expected + of_log_scale * by_log_scale.T @ by_log_scale
         torch.testing.assert_close(found, expected)
 
 

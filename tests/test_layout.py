@@ -18,7 +18,8 @@ import skgvae
 PACKAGE = Path(skgvae.__file__).parent
 # From the bottom to the top: a file imports from those before its own rank alone.
 RANKS = (
-    ("nn.linear", "_mixture", "_batches", "objectives"),
+    ("nn.linear", "nn.noise", "_batches"),
+    ("_mixture", "objectives"),
     ("nn.gaussian",),
     ("nn.geometry", "nn.prior"),
     ("nn.vae",),

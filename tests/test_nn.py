@@ -92,7 +92,7 @@ def test_decoder_mirrors_the_encoder_and_repr_names_the_noise():
 @pytest.mark.parametrize("noise", NOISE_MODELS)
 def test_noise_below_its_floor_still_has_a_gradient(noise):
     net = GaussianMLP(3, 4, noise=noise, min_scale=0.2)
-    head = net.log_scale.bias if noise == "heteroscedastic" else net.shared_log_scale
+    head = net.log_scale.bias if net.per_row else net.shared_log_scale
     with torch.no_grad():
         head.fill_(-3.0)
     x = torch.randn(50, 3)

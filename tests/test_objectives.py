@@ -8,6 +8,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from skgvae.nn import (
     NOISE_MODELS,
     ClassifierHead,
+    GaussianNoise,
     GaussianVAEClassifierModule,
     GaussianVAEModule,
 )
@@ -142,6 +143,8 @@ def test_mean_power_multiplies_the_gradient_of_the_mean(mean_power):
     loc, log_scale = vae.decoder.loc_and_log_scale(vae.encoder(v1).mean + 0 * eps)
 
     class Decoder:
+        family = GaussianNoise
+
         def loc_and_log_scale(self, z):
             return loc, log_scale
 

@@ -51,7 +51,7 @@ class Wrapped(nn.Module):
         super().__init__()
         self.mlp = mlp
         self.in_features, self.out_features = mlp.in_features, mlp.out_features
-        self.noise = mlp.noise
+        self.noise, self.family, self.per_row = mlp.noise, mlp.family, mlp.per_row
 
     def loc_and_log_scale(self, x):
         return self.mlp.loc_and_log_scale(x)
@@ -88,7 +88,7 @@ def assert_same_terms_and_gradients(modules, criterion, batch):
 
 
 @pytest.mark.parametrize("n", [1, 3])
-@pytest.mark.parametrize("noise", ["heteroscedastic", "homoscedastic", "isotropic"])
+@pytest.mark.parametrize("noise", ["heteroscedastic", "homoscedastic", "isotropic", "student"])
 @pytest.mark.parametrize("bound", [elbo, importance_weighted_bound, predictive_bound])
 def test_stack_equals_its_modules(bound, noise, n, float64):
     modules = make_modules(n, noise=noise)

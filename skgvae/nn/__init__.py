@@ -11,10 +11,11 @@ as it uses any other distribution. See Kingma & Welling, "Auto-Encoding Variatio
 2013, arXiv:1312.6114, appendix C.2.
 """
 
-from .gaussian import MAX_SCALE, MIN_SCALE, NOISE_MODELS, GaussianMLP, SoftBound, diagonal_normal
+from .gaussian import MAX_SCALE, MIN_SCALE, GaussianMLP, SoftBound, diagonal_normal
 from .geometry import pullback_metric
 from .joint import ClassifierHead, GaussianVAEClassifierModule, JointOutput
 from .linear import Linear, takes_model_axis
+from .noise import NOISE_MODELS, GaussianNoise, Noise, StudentNoise
 from .prior import MixturePrior, StandardNormalPrior
 from .vae import GaussianVAEModule, VAEOutput
 
@@ -24,13 +25,16 @@ __all__ = [
     "NOISE_MODELS",
     "ClassifierHead",
     "GaussianMLP",
+    "GaussianNoise",
     "GaussianVAEClassifierModule",
     "GaussianVAEModule",
     "JointOutput",
     "Linear",
     "MixturePrior",
+    "Noise",
     "SoftBound",
     "StandardNormalPrior",
+    "StudentNoise",
     "VAEOutput",
     "diagonal_normal",
     "pullback_metric",

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 from .linear import Linear, along, check_positive, hidden_layers, plus_linear
-
-NOISE_MODELS = ("heteroscedastic", "homoscedastic", "isotropic")
+from .noise import NOISE_MODELS
 
 # Widest range of a standard deviation, in standardised units. Factor analysis of strongly
 # correlated columns needs posterior scales far below 1e-3: a narrower range costs nats.
@@ -93,8 +92,9 @@ class GaussianMLP(nn.Module):
         Widths of the hidden layers; may be empty.
     activation : callable
         Makes the activation module of a hidden layer.
-    noise : {"heteroscedastic", "homoscedastic", "isotropic"}
-        σ as a function of x, one σ per feature, or one σ.
+    noise : {"heteroscedastic", "homoscedastic", "isotropic", "student"}
+        Normal noise with σ as a function of x, one σ per feature, or one σ; or Student's t with
+        four degrees of freedom and a scale σ that is a function of x (:mod:`skgvae.nn.noise`).
     min_scale, max_scale : float or Tensor of shape (out_features,)
         Bounds of σ. ``isotropic`` noise uses the largest lower bound.
     linear : bool
@@ -132,7 +132,7 @@ class GaussianMLP(nn.Module):
     ):
         super().__init__()
         if noise not in NOISE_MODELS:
-            raise ValueError(f"noise must be one of {NOISE_MODELS}, got {noise!r}.")
+            raise ValueError(f"noise must be one of {tuple(NOISE_MODELS)}, got {noise!r}.")
         hidden_features = tuple(hidden_features)
         check_positive(
             in_features=in_features, out_features=out_features, hidden_features=hidden_features
@@ -147,17 +147,18 @@ class GaussianMLP(nn.Module):
                 )
         self.in_features, self.out_features = in_features, out_features
         self.noise = noise
+        self.family, self.per_row, tied = NOISE_MODELS[noise]
 
         self.hidden = hidden_layers(in_features, hidden_features, activation)
         self.linear = Linear(in_features, out_features, bias=False) if linear else None
         width = (in_features, *hidden_features)[-1]
         self.loc = Linear(width, out_features)
-        if noise == "heteroscedastic":
+        if self.per_row:
             self.log_scale = Linear(width, out_features)
             self.bound = SoftBound(min_scale, max_scale)
         else:
             log_min = log_min.expand(out_features)
-            if noise == "isotropic":
+            if tied:
                 log_min = log_min.max(0, keepdim=True).values
             self.shared_log_scale = nn.Parameter(torch.empty(len(log_min)))
             self.register_buffer("min_log_scale", log_min.clone())
@@ -168,7 +169,7 @@ class GaussianMLP(nn.Module):
         for module in self.modules():
             if isinstance(module, Linear):
                 module.reset_parameters(generator)
-        if self.noise != "heteroscedastic":
+        if not self.per_row:
             nn.init.zeros_(self.shared_log_scale)
             self.floor_shared_noise_()
 
@@ -184,7 +185,7 @@ class GaussianMLP(nn.Module):
         loc = self.loc(h)
         if self.linear is not None:
             loc = plus_linear(loc, x, self.linear.weight)
-        if self.noise == "heteroscedastic":
+        if self.per_row:
             return loc, self.bound(self.log_scale(h))
         # The floor, with a gradient below it too: there a hard maximum would have none.
         lift = (self.min_log_scale - self.shared_log_scale).clamp(min=0)
@@ -203,7 +204,9 @@ class GaussianMLP(nn.Module):
         Independent
             Batch shape (*), event shape (out_features,).
         """
-        return diagonal_normal(*self.loc_and_log_scale(x))
+        loc, log_scale = self.loc_and_log_scale(x)
+        cells = self.family.distribution(loc, log_scale.expand_as(loc).exp())
+        return Independent(cells, 1, validate_args=False)
 
     @torch.no_grad()
     def set_linear_(self, weight: Tensor, bias: Tensor, log_scale: Tensor) -> None:
@@ -226,7 +229,7 @@ class GaussianMLP(nn.Module):
         self.linear.weight.copy_(weight)
         self.loc.weight.zero_()
         self.loc.bias.copy_(bias)
-        if self.noise == "heteroscedastic":
+        if self.per_row:
             self.log_scale.weight.zero_()
             self.log_scale.bias.copy_(self.bound.inverse(log_scale.to(self.bound.centre)))
         else:
@@ -245,11 +248,11 @@ class GaussianMLP(nn.Module):
         parts = [self.loc.weight, self.loc.bias]
         if self.linear is not None:
             parts.append(self.linear.weight)
-        if self.noise == "heteroscedastic":
+        if self.per_row:
             parts.append(self.log_scale.weight)
             standard = self.bound.inverse(torch.zeros_like(self.log_scale.bias))
             self.log_scale.bias[which] = standard[which]
-        elif self.noise == "homoscedastic":
+        elif len(self.shared_log_scale) == len(which):
             parts.append(self.shared_log_scale)
         for part in parts:
             part[which] = 0.0

@@ -17,18 +17,21 @@ FORWARD_MODE = Lock()
 def pullback_metric(decoder: nn.Module, z: Tensor) -> Tensor:
     r"""Return the Fisher information of p(v2 | z) about z.
 
-    .. math:: G(z) = J_\mu^T \Sigma^{-1} J_\mu
-        + \tfrac12 J_{\log\sigma^2}^T J_{\log\sigma^2}, \quad
+    .. math:: G(z) = i_\mu J_\mu^T \Sigma^{-1} J_\mu
+        + i_\sigma J_{\log\sigma}^T J_{\log\sigma}, \quad
         \Sigma = \operatorname{diag} \sigma^2(z),
 
-    with the Jacobians J of the decoder at z. It is the metric of the Gaussians, pulled back to
-    the latent space. For a small step dz the divergence of p(v2 | z + dz) from p(v2 | z) is
-    :math:`\tfrac12 dz^T G(z) \, dz` nats. The metric does not depend on the units of v2.
+    with the Jacobians J of the decoder at z and the information of the family of noise about its
+    location and the logarithm of its scale (1 and 2 for the normal distribution). It is the
+    metric of the distributions of a row, pulled back to the latent space. For a small step dz the
+    divergence of p(v2 | z + dz) from p(v2 | z) is :math:`\tfrac12 dz^T G(z) \, dz` nats. The
+    metric does not depend on the units of v2.
 
     Parameters
     ----------
     decoder : GaussianMLP
-        p(v2 | z), or any module whose ``loc_and_log_scale(z)`` returns μ and log σ.
+        p(v2 | z), or any module with ``loc_and_log_scale(z)`` that returns μ and log σ, and the
+        ``family`` of its noise.
     z : Tensor of shape (n_samples, latent_features)
         Points of the latent space.
 
@@ -51,6 +54,7 @@ def pullback_metric(decoder: nn.Module, z: Tensor) -> Tensor:
     >>> pullback_metric(decoder, torch.zeros(3, 2)).shape
     torch.Size([3, 2, 2])
     """
+    of_loc, of_scale = decoder.family.fisher_information
 
     def parameters(point):
         loc, log_scale = decoder.loc_and_log_scale(point)
@@ -60,8 +64,7 @@ def pullback_metric(decoder: nn.Module, z: Tensor) -> Tensor:
     def metric(point):
         (by_loc, by_log_scale), log_scale = jacfwd(parameters, has_aux=True)(point)
         weighted = by_loc * (-log_scale).exp()[:, None]  # Σ^(-1/2) J, of shape (out, latent)
-        # log σ² = 2 log σ, so the factor 1/2 of the formula becomes 2.
-        return weighted.mT @ weighted + 2 * by_log_scale.mT @ by_log_scale
+        return of_loc * weighted.mT @ weighted + of_scale * by_log_scale.mT @ by_log_scale
 
     with FORWARD_MODE:
         _load_forward_mode()

@@ -173,10 +173,10 @@ class GaussianVAEClassifierModule(nn.Module):
             auto-encoder.
         """
         out = self.vae(v1, n_draws, generator)
-        normal = out.likelihood.base_dist
-        loc, scale = normal.loc, normal.scale
+        cells = out.likelihood.base_dist
+        loc, scale = cells.loc, cells.scale
         eps = torch.randn(loc.shape, generator=generator, dtype=loc.dtype, device=loc.device)
-        v2_estimate = torch.addcmul(loc, scale, eps)
+        v2_estimate = torch.addcmul(loc, scale, self.decoder.family.from_normal(eps))
         return JointOutput(self.classify(v1, v2_estimate), v2_estimate, out)
 
     def classify(self, v1: Tensor, v2_estimate: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class GaussianVAEModule(nn.Module):
         Widths of the encoder's hidden layers; the decoder has them in reverse order.
     activation : callable
         Makes the activation module of a hidden layer.
-    noise : {"heteroscedastic", "homoscedastic", "isotropic"}
+    noise : {"heteroscedastic", "homoscedastic", "isotropic", "student"}
         Noise model of the decoder.
     min_noise : float or Tensor of shape (out_features,)
         Floor of the decoder's σ, which keeps the likelihood bounded (Mattei & Frellsen,
@@ -160,11 +160,10 @@ class GaussianVAEModule(nn.Module):
         loadings = loadings.double()
         mean = torch.zeros_like(loadings[:, 0]) if mean is None else mean.double()
         # The decoder first: it says which noise it really has, above its floor.
-        self.decoder.set_linear_(
-            self._pad(loadings), mean, 0.5 * noise_variance.double().clamp(min=1e-30).log()
-        )
+        self.decoder.set_linear_(self._pad(loadings), mean, self._log_scale(noise_variance))
         log_scale = self.decoder.loc_and_log_scale(self.prior().mean)[1].double()
-        weighted = loadings / torch.exp(2 * log_scale).expand_as(mean)[:, None]  # Ψ⁻¹ W
+        noise_variance = self.decoder.family.variance * torch.exp(2 * log_scale).expand_as(mean)
+        weighted = loadings / noise_variance[:, None]  # Ψ⁻¹ W
         precision, rotation = torch.linalg.eigh(loadings.T @ weighted)
         precision, rotation = precision.clamp(min=0).flip(0), rotation.flip(1)
         loadings = self._pad(loadings @ rotation)
@@ -221,9 +220,10 @@ class GaussianVAEModule(nn.Module):
         with own.device:
             self.prior = MixturePrior(means.shape[1], len(weights), generator).to(own)
         self.prior.set_(weights, means, covariances)
-        self.decoder.set_linear_(loadings, mean, 0.5 * noise_variance.double().log())
+        self.decoder.set_linear_(loadings, mean, self._log_scale(noise_variance))
         log_scale = self.decoder.loc_and_log_scale(self.prior.means[0])[1].double()
-        weighted = loadings / torch.exp(2 * log_scale).expand_as(mean)[:, None]  # Ψ⁻¹ W
+        noise_variance = self.decoder.family.variance * torch.exp(2 * log_scale).expand_as(mean)
+        weighted = loadings / noise_variance[:, None]  # Ψ⁻¹ W
         information = loadings.T @ weighted  # Wᵀ Ψ⁻¹ W
 
         centre = weights @ means
@@ -236,6 +236,10 @@ class GaussianVAEModule(nn.Module):
         self.encoder.set_linear_(
             gain, centre - gain @ (mean + loadings @ centre), -0.5 * precision.diagonal().log()
         )
+
+    def _log_scale(self, variance: Tensor) -> Tensor:
+        variance = variance.double() / self.decoder.family.variance
+        return 0.5 * variance.clamp(min=1e-30).log()
 
     def _pad(self, loadings: Tensor) -> Tensor:
         missing = self.encoder.out_features - loadings.shape[1]
