@@ -28,12 +28,17 @@ demo: $(VENV)/.ready  ## fit real data, print the comparison, save a figure
 test: $(VENV)/.ready  ## run the tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto
 
+test-contract: $(VENV)/.ready  ## run scikit-learn's check_estimator at the defaults
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto -m slow tests/test_common.py
+
 test-all: $(VENV)/.ready  ## run all tests, the slow ones too, with coverage
 	$(PY) -m coverage run -m pytest -m '' --hypothesis-show-statistics
 	$(PY) -m coverage report
 
 test-oldest: $(OLDEST)/.ready  ## run the tests with the oldest versions that are supported
 	$(OLDEST)/bin/python -m pytest
+
+test-release: test-all docs test-oldest dist  ## what a release must pass: slow tests, gallery, oldest versions
 
 dist: $(VENV)/.ready  ## build what is published, run tests of the unpacked archive
 	$(PY) -m pip install --quiet build twine -c constraints.txt
@@ -64,10 +69,16 @@ lint: $(VENV)/.ready  ## check style and docstrings
 	$(PY) -m ruff format --check .
 	$(PY) -m numpydoc lint skgvae/*.py skgvae/display/*.py skgvae/nn/*.py
 
-docs: $(VENV)/.ready  ## build the site, run the gallery: docs/_build/html/index.html
+$(VENV)/.docs-ready: $(VENV)/.ready
 	$(PY) -m pip install --quiet -e '.[docs]' -c constraints.txt
+	touch $@
+
+docs: $(VENV)/.docs-ready  ## build the site, run the gallery: docs/_build/html/index.html
 	$(PY) -m sphinx -W --keep-going docs docs/_build/html
 	$(PY) docs/check_links.py docs/_build/html
+
+docs-quick: $(VENV)/.docs-ready  ## build the site without running the gallery: docs/_build/quick
+	$(PY) -m sphinx -W --keep-going -D plot_gallery=0 docs docs/_build/quick
 
 bench: $(VENV)/.ready  ## measure speed, tell about the other benchmarks
 	$(PY) benchmarks/speed.py
@@ -84,4 +95,5 @@ clean:  ## remove the environment and what was built
 	rm -rf docs/_build docs/auto_examples docs/generated docs/sg_execution_times.rst
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test test-all test-oldest dist mutants audit lint docs bench clean
+.PHONY: help demo test test-contract test-all test-oldest test-release dist mutants audit lint docs docs-quick \
+    bench clean

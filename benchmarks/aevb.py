@@ -38,19 +38,24 @@ LEVEL = 1 / 256
 
 
 class SigmoidMLP(GaussianMLP):
-    """A Gaussian whose mean lies in (0, 1)."""
+    """A Gaussian whose mean lies in (0, 1), in units in which a pixel does; it sees others."""
+
+    def __init__(self, *args, offset, scale, **params):
+        super().__init__(*args, **params)
+        self.register_buffer("offset", torch.tensor(offset).float())
+        self.register_buffer("scale", torch.tensor(scale).float())
 
     def loc_and_log_scale(self, x):
-        """Return the squashed mean and log σ."""
+        """Return the squashed mean and log σ, standardised as the rows are."""
         loc, log_scale = super().loc_and_log_scale(x)
-        return torch.sigmoid(loc), log_scale
+        return (torch.sigmoid(loc) - self.offset) / self.scale, log_scale
 
 
 class SigmoidVAE(GaussianVAEModule):
     """The network of the paper, appendix C.2: no linear paths, sigmoid means."""
 
-    def __init__(self, in_features, latent_features, out_features, **spec):
-        super().__init__(in_features, latent_features, out_features, linear=False, **spec)
+    def __init__(self, in_features, latent_features, out_features, *, offset, scale, **spec):
+        super().__init__(in_features, latent_features, out_features, **spec)
         self.decoder = SigmoidMLP(
             latent_features,
             out_features,
@@ -58,33 +63,40 @@ class SigmoidVAE(GaussianVAEModule):
             spec["activation"],
             min_scale=spec["min_noise"],
             max_scale=spec["max_noise"],
-            linear=False,
+            linear=spec["linear"],
             generator=spec["generator"],
+            offset=offset,
+            scale=scale,
         )
 
 
-def sigmoid(n_components, n_steps, n_rows):
+def sigmoid(n_components, n_steps, X):
     batch_size = 100
-    n_batches = -(-(n_rows - N_VALID) // batch_size)
+    n_batches = -(-(len(X) - N_VALID) // batch_size)
+    scale = np.where(X.std(0) > 0, X.std(0), 1.0)  # the units in which the estimator trains
     return GaussianVAE(
         n_components,
         hidden_layer_sizes=200,
         activation="tanh",
-        init="random",
         prior="standard",
-        n_train_draws=1,
-        standardize=False,
-        min_noise=LEVEL,
         max_epochs=-(-n_steps // n_batches),
         batch_size=batch_size,
         lr=2e-3,
-        validation_fraction=N_VALID / n_rows,
+        validation_fraction=N_VALID / len(X),
+        n_estimators=1,
         random_state=0,
-        net_params={"module": SigmoidVAE},
+        net_params={
+            "module": SigmoidVAE,
+            "module__linear": False,
+            "module__min_noise": LEVEL / scale,
+            "module__offset": X.mean(0),
+            "module__scale": scale,
+            "criterion__n_draws": 1,
+        },
     )
 
 
-def default(n_components, n_steps, n_rows):
+def default(n_components, n_steps, X):
     return GaussianVAE(n_components, n_estimators=1, random_state=0)
 
 
@@ -108,7 +120,7 @@ def main(folder, latents, n_steps, models, pixels):
         for name in models:
             for n_components in latents:
                 start = time.perf_counter()
-                vae = MODELS[name](n_components, n_steps, len(train)).fit(train)
+                vae = MODELS[name](n_components, n_steps, train).fit(train)
                 seconds = time.perf_counter() - start
                 bounds = vae.elbo(train).mean(), vae.elbo(test).mean(), vae.score(test)
                 published = PUBLISHED.get(n_components, "")

@@ -134,7 +134,8 @@ if __name__ == "__main__":
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--estimators", type=int, help="models of ours, where not the default")
     args = parser.parse_args()
-    ours = partial(GaussianVAEClassifier, n_estimators=args.estimators or "auto")
+    params = {"n_estimators": args.estimators} if args.estimators else {}
+    ours = partial(GaussianVAEClassifier, **params)
     common = args.data, args.splits, args.jobs
     if "all" in args.part:
         table("All labels: accuracy / log loss",

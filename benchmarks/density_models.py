@@ -76,7 +76,7 @@ def search(model, grid, X, groups):
 def flow(X, groups, seed):
     """Fit a neural spline flow, or above 64 columns, where it takes too long, a MAF.
 
-    A tenth of the rows is for early stopping, as in ours where they are more than 490.
+    A tenth of the rows is for early stopping.
     """
     torch.manual_seed(seed)
     d, x = X.shape[1], torch.from_numpy(X).float()

@@ -39,7 +39,7 @@ def measure(name, method, n_rows):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((n_rows, N_COLUMNS))
     few = X[:3000]
-    params = {"n_prior_components": N_GAUSSIANS} if name == "GaussianVAE" else {}
+    params = {"prior": N_GAUSSIANS} if name == "GaussianVAE" else {}
     model = ESTIMATORS[name](n_draws=N_DRAWS, max_epochs=2, random_state=0, **params)
     method = getattr(model.fit(few, (few[:, 0] > 0).astype(int)), method)
     method(X[:2])

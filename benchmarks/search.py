@@ -6,8 +6,7 @@ Latent size {2, 4, 8, 16, 32} × KL weight {0.25, 0.5, 1, 2, 4} × 5 folds of Ga
 default settings on raw columns (digits dequantised), without the final refit. Both searches run
 with each of ``--jobs``; the ratios are those to our search with as many processes and with the
 most. The last column is the largest difference between mean test scores and those of our first
-search, in nats a row. ``--validation-fraction 0.1`` is the search without cross-validation of the
-epochs within each fit of few rows.
+search, in nats a row.
 """
 
 import argparse

@@ -18,11 +18,12 @@ from torch import nn
 
 from skgvae import GaussianVAE
 from skgvae._optimizer import orthogonalise
+from skgvae._recipe import DENSITY, MAX_JUDGED
 from skgvae.nn import GaussianVAEModule
 from skgvae.objectives import NegativeBound, elbo, importance_weighted_bound
 
 HELD_OUT = 0.1  # of the rows, which ours looks at after every epoch
-HIDDEN, DRAWS = GaussianVAE().hidden_layer_sizes, GaussianVAE().n_train_draws
+HIDDEN, DRAWS = GaussianVAE().hidden_layer_sizes, DENSITY.n_draws
 ADAMW = {"optimizer": torch.optim.AdamW, "optimizer__fused": True}
 HIDDEN_WEIGHTS = [
     f"{part}.hidden.{2 * i}.weight" for part in ("encoder", "decoder") for i in range(len(HIDDEN))
@@ -58,21 +59,20 @@ def data(n_rows, n_columns, seed=0):
 
 def n_training_rows(X):
     """Return how many rows are left when ours has held out its validation rows."""
-    return len(X) - int(np.ceil(HELD_OUT * len(X)))
+    return len(X) - min(int(np.ceil(HELD_OUT * len(X))), MAX_JUDGED)
 
 
-def ours(X, setting, **params):
+def ours(X, setting, net_params=None, **params):
     """Fit GaussianVAE with N(0, I), as the others; its scaling, start and validation included."""
     settings = {
         "prior": "standard",
-        "n_train_draws": setting.draws,
         "max_epochs": setting.epochs,
-        "patience": setting.epochs + 1,
         "validation_fraction": HELD_OUT,
         "n_estimators": 1,
         "batch_size": setting.batch_size,
         "device": setting.device,
         "random_state": 0,
+        "net_params": {"criterion__n_draws": setting.draws, **(net_params or {})},
     }
     return GaussianVAE(setting.n_components, **{**settings, **params}).fit(X)
 

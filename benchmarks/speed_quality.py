@@ -10,10 +10,10 @@ import time
 import numpy as np
 import torch
 from skorch.callbacks import Callback
-from speed_peers import DRAWS, HIDDEN, data
+from speed_peers import DRAWS, HIDDEN, data, n_training_rows
 
 from skgvae import GaussianVAE
-from skgvae._batches import RowDataset, StackedRows
+from skgvae.net import RowDataset
 from skgvae.nn import GaussianVAEModule
 from skgvae.objectives import NegativeBound, importance_weighted_bound
 
@@ -22,7 +22,7 @@ DRAWS_HELD_OUT = 16
 
 
 class Curve(Callback):
-    """Record (steps, seconds, bound of each model) at the start and after every epoch."""
+    """Record (steps, seconds, bound) at the start and after every epoch."""
 
     def __init__(self, rows):
         self.rows = rows
@@ -37,23 +37,19 @@ class Curve(Callback):
 
     def on_train_begin(self, net, **kwargs):
         """Record the start."""
-        self.add(0, lambda: self.bounds(net))
+        self.add(0, lambda: self.bound(net))
 
     def on_epoch_end(self, net, dataset_train=None, **kwargs):
         """Record an epoch."""
         steps = math.ceil(len(dataset_train) / net.batch_size)
-        self.add(steps, lambda: self.bounds(net))
+        self.add(steps, lambda: self.bound(net))
 
-    def bounds(self, net):
-        """Return the held-out bound of each model, NaN where its training has ended."""
+    def bound(self, net):
+        """Return the held-out bound."""
         n_draws, net.n_valid_draws = net.n_valid_draws, DRAWS_HELD_OUT
-        bounds = -net.evaluate_members(StackedRows([self.rows] * len(net.stack_)))["loss"]
+        bound = -net.evaluate(self.rows)["loss"]
         net.n_valid_draws = n_draws
-        return bounds
-
-    def choose(self, which):
-        """Keep the bounds of one model."""
-        self.points = [(steps, s, bounds[which]) for steps, s, bounds in self.points]
+        return bound
 
     def reached(self, level):
         """Return steps and seconds until the bound reached a level, or None."""
@@ -64,21 +60,9 @@ class Curve(Callback):
         return max(bound for _, _, bound in self.points)
 
 
-class Watched(GaussianVAE):
-    """GaussianVAE whose starts still compete, as with callbacks in ``net_params`` they do not."""
-
-    def _make_net(self, modules, **groups):
-        net = super()._make_net(modules, **groups)
-        net.callbacks = [self.curve]
-        return net
-
-
 def fit(X, rows, prior):
-    vae = Watched(prior=prior, n_estimators=1, random_state=0, device="cpu")
-    vae.curve = curve = Curve(rows)
-    history = vae.fit(X).net_.history
-    losses = [record.get("modules", record)["valid_loss"] for record in history]
-    curve.choose(np.argmin(np.nanmin(np.reshape(losses, (len(losses), -1)), 0)))
+    curve, params = Curve(rows), {"prior": prior, "n_estimators": 1, "device": "cpu"}
+    vae = GaussianVAE(**params, random_state=0, net_params={"callbacks": [curve]}).fit(X)
     kept = curve.points[vae.best_epoch_][2]
     return curve, kept, vae
 
@@ -87,7 +71,7 @@ def adam_loop(X, rows, n_components, batch_size, n_steps):
     """Train from random weights with Adam at 1e-3, the bound and the batches of ours."""
     torch.manual_seed(0)
     curve = Curve(rows)
-    x = torch.from_numpy(X[len(X) // 10 :])
+    x = torch.from_numpy(X[len(X) - n_training_rows(X) :])
     vae = GaussianVAEModule(X.shape[1], n_components, hidden_features=HIDDEN)
     loss = NegativeBound(importance_weighted_bound)
     optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3, fused=True)

@@ -5,8 +5,7 @@ import time
 import torch
 from speed_peers import DRAWS, HIDDEN
 
-from skgvae._batches import RowDataset, StackedRows
-from skgvae.net import GaussianVAENet
+from skgvae.net import GaussianVAENet, RowDataset, StackedRows
 from skgvae.nn import GaussianVAEModule
 from skgvae.objectives import importance_weighted_bound
 

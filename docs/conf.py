@@ -2,9 +2,16 @@
 
 import os
 import re
+import sys
 from datetime import date
+from pathlib import Path
+
+from sphinx.util.docutils import SphinxDirective
 
 import skgvae
+
+sys.path.insert(0, str(Path(__file__).parent))
+import recipe_tables
 
 project = "skgvae"
 author = "The skgvae developers"
@@ -81,6 +88,7 @@ html_theme_options = {
 
 # Labels and terms in docstrings that the estimators inherit from scikit-learn.
 OF_SKLEARN = {
+    "accuracy_score",
     "classes_",
     "df_output_transform",
     "fit",
@@ -101,6 +109,16 @@ def leave_as_text(app, env, node, contnode):
     return contnode if node["reftarget"] in OF_SKLEARN else None
 
 
+class RecipeTables(SphinxDirective):
+    """``.. recipe-tables::`` is what 'auto' means to the estimators."""
+
+    def run(self):
+        for source in recipe_tables.SOURCES:
+            self.env.note_dependency(source)
+        return self.parse_text_to_nodes(recipe_tables.tables())
+
+
 def setup(app):
+    app.add_directive("recipe-tables", RecipeTables)
     app.connect("autodoc-process-docstring", escape_shapes, priority=0)
     app.connect("missing-reference", leave_as_text, priority=900)  # after intersphinx

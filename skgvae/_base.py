@@ -1,42 +1,54 @@
-"""What the estimators share: parameters, units, training, state."""
+"""What the estimators share: parameters, training, the latent space, state."""
 
 import copy
 import warnings
 from abc import ABCMeta, abstractmethod
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from numbers import Integral, Real
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_array, check_scalar
+from sklearn.utils._param_validation import (
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
+from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.helper import predefined_split
 
-from ._batches import RowDataset, StackedRows
+from ._answers import by_rows, sample_components
+from ._folds import make_folds
 from ._history import to_columns, to_records
-from ._latent_space import LatentSpaceMixin
 from ._networks import (
     ACTIVATIONS,
-    NetworkMixin,
     hidden_features,
+    make_module,
     module_params,
     resolve_device,
 )
 from ._random import draw_seeds, torch_seed
+from ._recipe import Recipe, recipe_for
+from ._rows import RowDataset, StackedRows
 from ._scaling import FAR, FARTHEST, Standardizer, grid_noise
 from ._sklearn_callbacks import CallbackSupportMixin, SklearnCallbacks
 from ._together import train_among_others
-from ._training_plan import TrainingPlanMixin
-from ._validation import SMALLEST
-from .nn import MAX_SCALE, NOISE_MODELS
+from ._validation import SMALLEST, refuse_dates
+from .likelihood import decoded_moments, latent_draws
+from .net import GaussianVAENet
+from .nn import MAX_SCALE, NOISE_MODELS, GaussianVAEModule, pullback_metric
+from .nn.prior import with_equal_priors
 
-INITS = ("factor_analysis", "random")
-
+DTYPES = [np.float64, np.float32]
 N_DESCRIBED = 10_000
 ACTIVE_KL = 0.01  # nats a row from which a latent component counts as used
+# Of a predictive mixture with so many components one is wider than the others.
+MIN_DRAWS_FOR_TAIL = 100
 # Raised by each change of what a saved model holds.
-STATE_VERSION = 4
-_SEEDS = ("split", "weights", "train", "draws")  # of one member
+STATE_VERSION = 5
 
 # Where scikit-learn's HTML representation of an estimator links to.
 DOC_LINK = (
@@ -48,15 +60,40 @@ class PosteriorCollapseWarning(UserWarning):
     """The fitted model does not use its latent space."""
 
 
+class Table(NamedTuple):
+    """Validated rows of positive weight."""
+
+    X: np.ndarray
+    target: np.ndarray | None = None
+    """v2; X itself by default."""
+    weight: np.ndarray | None = None
+    """With mean one."""
+    groups: np.ndarray | None = None
+    """Rows of one group are on one side of every split."""
+    label: np.ndarray | None = None
+    """Indices of classes."""
+    label_weight: np.ndarray | None = None
+    """As of RowDataset."""
+
+    @property
+    def v2(self):
+        """The target, whatever it is."""
+        return self.X if self.target is None else self.target
+
+    @property
+    def n_units(self):
+        """Number of rows, or of groups of them."""
+        return len(self.X) if self.groups is None else len(np.unique(self.groups))
+
+
 class BaseGaussianVAE(
-    TrainingPlanMixin,
-    NetworkMixin,
-    LatentSpaceMixin,
     CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
     BaseEstimator,
     metaclass=ABCMeta,
 ):
-    """Training of an encoder of v1 and a Gaussian decoder of v2."""
+    """An encoder of v1 and a Gaussian decoder of v2, behind scikit-learn's API."""
 
     _parameter_constraints: dict = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
@@ -65,18 +102,16 @@ class BaseGaussianVAE(
         "activation": [StrOptions(set(ACTIVATIONS))],
         "noise": [StrOptions(set(NOISE_MODELS))],
         "min_noise": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
-        "init": [StrOptions(set(INITS))],
-        "n_train_draws": [Interval(Integral, 1, None, closed="left")],
-        "standardize": ["boolean"],
         "max_epochs": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "lr": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "patience": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "validation_fraction": [
+            Interval(Real, 0, 0.5, closed="right"),
+            StrOptions({"auto"}),
+            None,
+        ],
+        "n_estimators": [Interval(Integral, 1, None, closed="left")],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
-        "n_init": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
         "device": [str, torch.device],
         "random_state": ["random_state"],
@@ -87,14 +122,25 @@ class BaseGaussianVAE(
     _doc_link_module = "skgvae"
     _doc_link_template = DOC_LINK
 
+    # What kinds of estimators differ in.
+    _habits = None  # of training, see _recipe.py
+    _net_class = GaussianVAENet
+    _min_noise = 0.01  # in standardised units
+    _tail = 1.0  # width of one of the predictive components, relative to the others
+    # When a collapse is right.
+    _nothing_to_find = "if the target does not depend on X, there is nothing to find"
+
     @abstractmethod
     def __init__(self):
         pass
 
-    _min_noise = 0.01  # in standardised units
+    @abstractmethod
+    def _criterion_params(self):
+        """Return what is maximised, as parameters of the net."""
 
-    # When a collapse is right.
-    _nothing_to_find = "if the target does not depend on X, there is nothing to find"
+    @abstractmethod
+    def _start(self, module, rows, i):
+        """Set the initial weights of model i, where they are not random."""
 
     def _validate_params(self):
         super()._validate_params()
@@ -102,38 +148,9 @@ class BaseGaussianVAE(
         if unnamed:
             raise ValueError(f"net_params must have names of parameters as keys, got {unnamed}.")
 
-    @abstractmethod
-    def _choose_n_components(self, X, target):
-        """Return the width of the latent space where the user leaves it open."""
-
-    def _count_members(self, n_rows):
-        """Return how many models make the predictions."""
-        return self.n_estimators
-
-    @abstractmethod
-    def _bound_params(self):
-        """Return what is maximised, as parameters of the net's criterion."""
-
-    def _choose_inits(self, n_valid=0):
-        """Return the kinds of start that compete with each other."""
-        return [self.init]
-
-    @abstractmethod
-    def _start(self, module, rows, init, like):
-        """Set the initial weights, where they are not random.
-
-        What is chosen from the rows is chosen for ``like``.
-        """
-
-    # Of estimators that have no such parameter.
-    n_estimators = 1
-
     @property
     def module_(self):
-        """The fitted :class:`~skgvae.nn.GaussianVAEModule`, in standardised units.
-
-        Of several, the one with the best validation loss.
-        """
+        """The first fitted :class:`~skgvae.nn.GaussianVAEModule`, in standardised units."""
         return self.net_.module_
 
     @property
@@ -146,159 +163,125 @@ class BaseGaussianVAE(
 
     # Training
 
-    def _fit(self, X, target=None, weight=None, *labels, groups=None):
-        """Train on validated rows with positive weights of mean one.
-
-        Without a target the target is X itself. Labels are their indices and their weights. Rows
-        of one group are on one side of every split.
-        """
-        continues = self._continues()
-        n_init = 1 if continues else self.n_init
-        n_members = len(self.modules_) if continues else self._count_members(len(X))
-        seeds = self._draw_seeds(n_members * n_init)
-        for i, seed in enumerate(seeds):  # starts that compete see the same rows
-            seed["split"] = seeds[i - i % n_init]["split"]
-        self._net_params = dict(self.net_params or {})
-        self._keeps_optimizer = False
-        if continues:
-            self._check_structure(X, target)
-            self._learn_units(X, target, weight)
-            self._check_distance(X, target)
-            # Each holds out the rows that it has held out before.
-            for seed, known in zip(seeds, vars(self).get("_split_seeds", ()), strict=False):
-                seed["split"] = known
+    def _fit(self, table):
+        """Validate → units → recipe → split → start → train → describe."""
+        recipe = recipe_for(
+            table.n_units, table.v2.shape[1], self.get_params(deep=False), self._habits
+        )
+        if continues := self._continues():
+            self._learn_more(table)
+            self._net_params = dict(self.net_params or {})
         else:
-            self._set_up(X, target, weight, seeds[0])
-        rows = self._to_rows(X, target, weight, *labels)
-        splits = []
-        for seed in seeds[::n_init]:
-            parts = self._split(rows, groups, seed["split"])
-            splits.append([(self._balance(train), valid) for train, valid in parts])
-            if len(splits) * len(parts) >= n_members:  # models of folds are members too
-                break
-        seeds = seeds[: len(splits) * n_init]
-        (train, valid), n_folds = splits[0][0], len(splits[0]) - 1
-        n_valid = 0 if valid is None else len(valid)
-        self._resolve_training(len(train), n_valid, n_folds)
-        unjudged = self.early_stopping and valid is None
-        if unjudged and self._needs_judge and self._training["max_epochs"]:
-            self._keep_start(len(train) if groups is None else len(np.unique(groups)))
-        if continues:  # the prior has learned already
-            self._training.pop("prior_delay", None)
-        inits = ["continued"] if continues else self._choose_inits(0 if n_folds else n_valid)
-        n_starts = n_init * len(inits)
-        parts = [part for split in splits for _ in range(n_starts) for part in split]
-        train, valid = map(list, zip(*parts, strict=True))
-        # Kinds of start see the same batches and draws, the models of one start other rows.
-        starts = [(seed, init) for seed in seeds for init in inits for _ in splits[0]]
-        seeds = [seed for seed, _ in starts]
-        n_alike = n_starts * len(splits[0])
-        with self._seeded(seeds[0]["weights"]):
-            modules = self.modules_ if continues else self._new_modules(train, starts, n_alike)
-        self._train_seeds = [seed["train"] for seed in seeds]
-        self._split_seeds = [seed["split"] for seed in seeds]
-        self._choose_optimizer()
-        n_rivals = n_starts if len(inits) > 1 or self._training["n_cycles"] > 1 else 1
-        self.net_ = self._make_net(modules, n_starts=n_rivals, n_folds=n_folds).initialize()
-        self._train(train, valid, X, target, n_starts=n_starts, n_members=n_members)
+            self._set_up(table, recipe)
+        self._keeps_optimizer = False
+        self._recipe = asdict(recipe)
+        if recipe.max_epochs == 0 and self.max_epochs != 0:
+            warnings.warn(
+                f"{table.n_units} rows or groups are too few to judge training by some of them: "
+                "the model stays at its start. Give more; validation_fraction=None trains "
+                "without a judge.",
+                UserWarning,
+                stacklevel=4,
+            )
+        n_members = len(self.modules_) if continues else recipe.n_members
+        train, valid = self._split(table, recipe, n_members)
+        with self._seeded(self._weight_seeds[0]):
+            modules = self.modules_ if continues else self._new_modules(train)
+        self.net_ = self._make_net(modules, self._training_params(recipe)).initialize()
+        self._train(train, valid, table)
+        self.net_.optimizer_.state.clear()  # moments of other weights than those that are kept
+        return self
+
+    def _partial_fit(self, table):
+        """Train one pass over such rows, at a constant learning rate; all models see them all."""
+        recipe = recipe_for(
+            table.n_units,
+            table.v2.shape[1],
+            self.get_params(deep=False) | {"validation_fraction": None, "max_epochs": 1},
+            self._habits,
+        )
+        if is_first := not self.__sklearn_is_fitted__():
+            self._set_up(table, recipe)
+        else:
+            self._check_net_params()
+            self._learn_more(table)
+        n_members = recipe.n_members if is_first else len(self.modules_)
+        rows = [self._balance(self._to_rows(table))] * n_members
+        params = self._training_params(recipe)
+        if is_first:
+            with self._seeded(self._weight_seeds[0]):
+                modules = self._new_modules(rows)
+            self.net_ = self._make_net(modules, params).initialize()
+            self._recipe = asdict(recipe)
+        else:
+            self._update_net(params)
+        self.net_.schedule = None
+        self._keeps_optimizer = True  # the next pass goes on with its state
+        self._train(rows, [None] * n_members, table, epochs=1)
         return self
 
     def _continues(self):
         return self.warm_start and self.__sklearn_is_fitted__()
 
-    def _partial_fit(self, X, target=None, weight=None, *labels):
-        """Train one pass over such rows, at a constant learning rate."""
-        if self.__sklearn_is_fitted__():
-            self._check_net_params()
-            self._check_structure(X, target)
-            self._learn_units(X, target, weight)
-            self._check_distance(X, target)
-            rows = self._balance(self._to_rows(X, target, weight, *labels))
-            self._resolve_training(len(rows), 0)
-            self._update_net()
-        else:
-            self._net_params = dict(self.net_params or {})
-            self._keeps_optimizer = False
-            seeds = self._draw_seeds(self._count_members(len(X)))
-            self._set_up(X, target, weight, seeds[0])
-            rows = self._balance(self._to_rows(X, target, weight, *labels))
-            self._resolve_training(len(rows), 0)
-            self._train_seeds = [seed["train"] for seed in seeds]
-            starts = [(seed, *self._choose_inits()) for seed in seeds]
-            with self._seeded(seeds[0]["weights"]):
-                modules = self._new_modules([rows] * len(seeds), starts, len(seeds))
-            self._choose_optimizer()
-            self.net_ = self._make_net(modules).initialize()
-        self.net_.schedule = None
-        self._keeps_optimizer = True  # the next pass goes on with its state
-        n_members = len(self.modules_)
-        self._train([rows] * n_members, [None] * n_members, X, target, epochs=1)
-        return self
-
-    def _draw_seeds(self, n):
-        seeds = iter(draw_seeds(self.random_state, n * len(_SEEDS)))
-        return [{name: next(seeds) for name in _SEEDS} for _ in range(n)]
-
-    def _set_up(self, X, target, weight, seeds):
-        """Learn the units and choose the sizes of the module."""
-        self._set_scaling(X, target, weight)
-        target = X if target is None else target
-        known = np.isfinite(target[:, 0])
-        target = target if known.all() else target[known]
-        scale = self._target_scaler.scale
-        max_noise = MAX_SCALE if self.standardize else MAX_SCALE * np.maximum(1, target.std(0))
-        if self.min_noise == "auto":
-            self.min_noise_ = grid_noise(target, scale, self._min_noise)
-        else:
-            self.min_noise_ = np.full(target.shape[1], float(self.min_noise))
-            if self.min_noise < SMALLEST:
-                raise ValueError(f"min_noise={self.min_noise!r} is zero in float32.")
-            if np.any(self.min_noise_ >= max_noise):
-                raise ValueError(
-                    f"min_noise={self.min_noise!r} is out of proportion to the data: use less "
-                    f"than {np.min(max_noise):g}, or 'auto'."
-                )
-        if self.n_components is None:
-            self.n_components_ = self._choose_n_components(X, target)
-        else:
-            self.n_components_ = int(self.n_components)
+    def _set_up(self, table, recipe):
+        """Learn the units, choose sizes and seeds."""
+        self._net_params = dict(self.net_params or {})
+        self._scaler = Standardizer.fit(table.X, table.weight)
+        self._target_scaler = self._scaler
+        if table.target is not None:
+            self._target_scaler = Standardizer.fit(table.target, table.weight)
+        self.min_noise_ = self._choose_min_noise(table.v2)
+        self.n_components_ = recipe.n_components
         self._module_spec = {
-            "in_features": X.shape[1],
-            "latent_features": self.n_components_,
-            "out_features": target.shape[1],
+            "in_features": table.X.shape[1],
+            "latent_features": recipe.n_components,
+            "out_features": table.v2.shape[1],
             "hidden_features": hidden_features(self.hidden_layer_sizes),
             "activation": self.activation,
             "noise": self.noise,
             "min_noise": self.min_noise_,
-            "max_noise": max_noise,
+            "max_noise": np.full(table.v2.shape[1], MAX_SCALE),
             **module_params(self._net_params),
         }
         self._structure = self._get_structure()
-        self._fixed = self._get_fixed()
-        self._draws_seed = seeds["draws"]
-        self._dtype = X.dtype.name
+        self._dtype = table.X.dtype.name
+        self._device = str(self.device)
         self.device_ = resolve_device(self.device)
+        n = recipe.n_members
+        seeds = draw_seeds(self.random_state, 2 + 2 * n)
+        self._split_seed, self._draws_seed = seeds[:2]
+        self._weight_seeds, self._train_seeds = seeds[2 : 2 + n], seeds[2 + n :]
 
-    def _set_scaling(self, X, target, weight):
-        fit = Standardizer.fit if self.standardize else Standardizer.identity
-        self._scaler = fit(X, weight)
-        self._target_scaler = self._scaler if target is None else fit(target, weight)
+    def _choose_min_noise(self, target):
+        known = np.isfinite(target[:, 0])
+        target = target if known.all() else target[known]
+        if self.min_noise == "auto":
+            return grid_noise(target, self._target_scaler.scale, self._min_noise)
+        if self.min_noise < SMALLEST:
+            raise ValueError(f"min_noise={self.min_noise!r} is zero in float32.")
+        if self.min_noise >= MAX_SCALE:
+            raise ValueError(
+                f"min_noise={self.min_noise!r} is out of proportion to the data: use less than "
+                f"{MAX_SCALE:g}, or 'auto'."
+            )
+        return np.full(target.shape[1], float(self.min_noise))
 
-    def _learn_units(self, X, target, weight):
-        """Learn the units of columns that were constant so far."""
-        is_own = self._target_scaler is self._scaler
-        self._scaler, new = self._scaler.with_varying(X, weight)
-        if is_own:
+    def _learn_more(self, table):
+        """Check rows with which a fitted model goes on; learn units of columns so far constant."""
+        self._check_structure(table)
+        self._scaler, new = self._scaler.with_varying(table.X, table.weight)
+        if table.target is None:
             self._target_scaler = self._scaler
         else:
-            self._target_scaler, new = self._target_scaler.with_varying(target, weight)
+            self._target_scaler, new = self._target_scaler.with_varying(table.target, table.weight)
         for module in self.modules_ if new.any() else ():
             module.decoder.reset_outputs_(torch.from_numpy(new))
+        self._check_distance(table)
 
     def _check_net_params(self):
         """Refuse what a pass would ignore."""
-        fitted = {"net_params": self._net_params, **self._fixed}
-        now = {"net_params": dict(self.net_params or {}), **self._get_fixed()}
+        fitted = {"net_params": self._net_params, "device": self._device}
+        now = {"net_params": dict(self.net_params or {}), "device": str(self.device)}
         for name, value in now.items():
             if not _are_equal(value, fitted[name]):
                 raise ValueError(
@@ -306,10 +289,7 @@ class BaseGaussianVAE(
                     "partial_fit goes on with it. Use fit to change it."
                 )
 
-    def _get_fixed(self):
-        return {"weight_decay": self.weight_decay, "device": str(self.device)}
-
-    def _check_structure(self, X, target):
+    def _check_structure(self, table):
         for name, value in self._get_structure().items():
             fitted = self._structure[name]
             if value != fitted:
@@ -318,19 +298,16 @@ class BaseGaussianVAE(
                     "warm_start=False for another model."
                 )
         widths = self._module_spec["in_features"], self._module_spec["out_features"]
-        given = X.shape[1], X.shape[1] if target is None else target.shape[1]
+        given = table.X.shape[1], table.v2.shape[1]
         if widths != given:
             raise ValueError(
                 f"The fitted model has {widths[0]} features and {widths[1]} targets, but got "
                 f"{given[0]} and {given[1]}. Use fit with warm_start=False for new data."
             )
 
-    def _check_distance(self, X, target):
-        names = ("X", X, self._scaler), ("the target", target, self._target_scaler)
-        for name, rows, scaler in names[: 1 if target is None else 2]:
-            if not self.standardize:
-                Standardizer.identity(rows)  # raises where they are too large
-                continue
+    def _check_distance(self, table):
+        names = ("X", table.X, self._scaler), ("the target", table.target, self._target_scaler)
+        for name, rows, scaler in names[: 1 if table.target is None else 2]:
             farthest = scaler.farthest(rows)
             if farthest > FARTHEST:
                 raise ValueError(
@@ -344,62 +321,140 @@ class BaseGaussianVAE(
                     "the first rows, whose scale is kept: little can be learned from such rows. "
                     "Let the first rows be more typical, or use fit.",
                     UserWarning,
-                    stacklevel=4,
+                    stacklevel=5,
                 )
 
     def _get_structure(self):
         """Return the parameters that cannot change between a fit and its continuation."""
-        names = ("n_components", "activation", "noise", "min_noise", "standardize", "n_estimators")
+        names = ("n_components", "activation", "noise", "min_noise", "n_estimators")
         hidden = {"hidden_layer_sizes": hidden_features(self.hidden_layer_sizes)}
         return {name: getattr(self, name) for name in names} | hidden
 
-    def _to_rows(self, X, target, weight, *labels):
-        if target is not None:
-            self._scaler = self._scaler.limited_to(X)
-        v1 = torch.from_numpy(self._scaler.forward(X, np.float32))
+    def _to_rows(self, table):
+        if table.target is not None:
+            self._scaler = self._scaler.limited_to(table.X)
+        v1 = torch.from_numpy(self._scaler.forward(table.X, np.float32))
         v2 = None
-        if target is not None:
-            v2 = torch.from_numpy(self._target_scaler.forward(target, np.float32))
-        weight = None if weight is None else torch.from_numpy(weight.astype(np.float32))
-        return RowDataset(v1, v2, weight, *map(torch.from_numpy, labels))
+        if table.target is not None:
+            v2 = torch.from_numpy(self._target_scaler.forward(table.target, np.float32))
+        others = (table.weight, table.label, table.label_weight)
+        weight, label, label_weight = (None if a is None else torch.from_numpy(a) for a in others)
+        weight = None if weight is None else weight.float()
+        return RowDataset(v1, v2, weight, label, label_weight)
 
-    def _train(self, train, valid, X, y, epochs=None, n_starts=1, n_members=None):
-        """Train all modules, each on its rows; of each so many starts keep the best.
+    def _split(self, table, recipe, n_members):
+        """Return the training rows of each model and those that judge it, None if none do."""
+        rows = self._to_rows(table)
+        if recipe.n_folds == 1:
+            return [self._balance(rows)] * n_members, [None] * n_members
+        folds = make_folds(
+            len(rows),
+            recipe.n_folds,
+            self._split_seed,
+            table.groups,
+            self._strata(table),
+            recipe.max_judged,
+        )
+        held_out = [folds == i % recipe.n_folds for i in range(n_members)]
+        parts = [[rows.subset(torch.from_numpy(np.flatnonzero(mask))) for mask in (~held, held)]
+                 for held in held_out]  # fmt: skip
+        return [self._balance(train) for train, _ in parts], [valid for _, valid in parts]
 
-        Where there are not so many members, models of the folds become members.
-        """
+    def _strata(self, table):
+        """Return what the folds should have equal shares of."""
+        return None
+
+    def _balance(self, train):
+        """Return the rows that an epoch passes over."""
+        return train
+
+    def _make_module(self, generator):
+        module_class = self._net_params.get("module", GaussianVAEModule)
+        return make_module(module_class, self._module_spec, generator)
+
+    def _new_modules(self, rows):
+        modules = []
+        for part, seed in zip(rows, self._weight_seeds, strict=True):
+            modules.append(self._make_module(torch.Generator().manual_seed(seed)))
+            self._start(modules[-1], part, len(modules) - 1)
+        return with_equal_priors(modules)
+
+    def _training_params(self, recipe):
+        return {
+            "batch_size": recipe.batch_size,
+            "max_epochs": recipe.max_epochs,
+            "patience": recipe.patience,
+            "lr": recipe.lr,
+            "n_valid_draws": recipe.n_valid_draws,
+            "criterion__kl_weight": float(self.kl_weight),
+            "criterion__n_draws": recipe.n_draws,
+            "optimizer__orthogonal": recipe.orthogonal,
+            **self._criterion_params(),
+        }
+
+    def _make_net(self, modules, params):
+        custom, params = dict(self._net_params), dict(params)
+        if "optimizer" in custom:
+            params.pop("optimizer__orthogonal")
+        elif "optimizer__param_groups" in custom:  # something for an optimizer of torch
+            params.pop("optimizer__orthogonal")
+            params |= {"optimizer": torch.optim.AdamW, "optimizer__weight_decay": 0.0}
+        own = {
+            "device": self.device_,
+            "seed": list(self._train_seeds),
+            "verbose": int(self.verbose),
+        }
+        custom = {k: v for k, v in custom.items() if k.split("__")[0] != "module"}
+        return self._net_class(list(modules), **{**params, **own, **custom})
+
+    def _update_net(self, params):
+        """Give parameters that were changed after fitting to the net, for partial_fit."""
+        net = self.net_
+        for name, value in params.items():
+            own = name.removeprefix("criterion__")
+            if own != name and own in vars(net.criterion_) and name not in self._net_params:
+                setattr(net.criterion_, own, value)
+        if "batch_size" not in self._net_params:
+            net.batch_size = params["batch_size"]
+        if not {"lr", "optimizer__lr"} & self._net_params.keys():
+            with_own = self._net_params.get("optimizer__param_groups", ())
+            for i, group in enumerate(net.optimizer_.param_groups):
+                if i >= len(with_own) or "lr" not in with_own[i][1]:
+                    group["initial_lr"] = params["lr"]
+
+    def _train(self, train, valid, table, epochs=None):
+        """Train all modules, each on its rows, and set what is known of the model then."""
         net, callbacks, n_before = self.net_, self.net_.callbacks_, len(self.net_.history)
+        rows, judged = StackedRows(train), None if valid[0] is None else StackedRows(valid)
         try:
-            if valid[0] is not None:
-                net.train_split = predefined_split(StackedRows(valid))
+            if judged is not None:
+                net.train_split = predefined_split(judged)
             if getattr(self, "_skl_callbacks", None):
-                net.callbacks_ = [*callbacks, ("sklearn", SklearnCallbacks(self, X, y))]
-            if epochs is None:
-                train_among_others(net, train, valid, alone=lambda: self._run(train))
-            else:
-                self._run(train, epochs)
+                n_epochs = net.max_epochs if epochs is None else epochs
+                own = SklearnCallbacks(self, n_epochs, table.X, table.target)
+                net.callbacks_ = [*callbacks, ("sklearn", own)]
+
+            def run():
+                with self._seeded(self._train_seeds[0] + n_before):
+                    net.partial_fit(rows, epochs=epochs)
+
+            may_join = epochs is None and not self._has_own_network()
+            train_among_others(net, rows, judged, run, may_join)
         finally:
             net.train_split, net.callbacks_ = None, callbacks  # a fitted model holds no data
-        interrupt = net.interrupt_
-        if interrupt is not None and epochs is not None:
+        if net.result_ is None:  # interrupted before the first step, of which skorch says nothing
+            raise KeyboardInterrupt("Training was interrupted before it began.")
+        if net.result_.interrupt is not None and epochs is not None:
             raise KeyboardInterrupt("The pass was interrupted: the model is as it was before.")
-        kept, n_alike = list(range(len(net.stack_))), 1 + net.n_folds
+        del net.history[n_before + len(net.result_.records) :]  # of an epoch that did not end
         known = self.history_ if epochs is not None and n_before else []
-        if epochs is None:  # a single pass does not change which module transforms
-            best = _choose_best(net.final_losses()[::n_alike], n_starts)
-            kept = [i * n_alike + fold for fold in range(n_alike) for i in best][:n_members]
-        best = dict(callbacks).get("best_epoch")
-        n_after, self.best_epoch_ = len(net.history), len(net.history)
-        if best is not None:
-            n_after, self.best_epoch_ = (
-                int(epochs_[kept[0]]) for epochs_ in (best.last_epochs_, best.best_epochs_)
-            )
-        del net.history[n_after:]  # the others' epochs after that
-        records = [r for r in net.history[n_before:] if "train_loss" in r]
-        self.history_ = known + [_scalars(record, kept[0]) for record in records]
+        self.history_ = known + [
+            {k: v for k, v in record.items() if k != "batches"}
+            for record in net.history[n_before:]
+        ]
         self.n_epochs_ = len(self.history_)
-        self._keep_modules(kept)
-        self._describe([train[i] for i in kept])
+        self.best_epoch_ = n_before + int(net.result_.best_epochs[0])
+        self._describe(train)
         if self.n_active_components_ == 0:
             warnings.warn(
                 "Posterior collapse: no latent component carries information (all of "
@@ -408,10 +463,6 @@ class BaseGaussianVAE(
                 PosteriorCollapseWarning,
                 stacklevel=2,
             )
-
-    def _run(self, train, epochs=None):
-        with self._seeded(self._train_seeds[0] + len(self.net_.history)):
-            self.net_.partial_fit(StackedRows(train), epochs=epochs)
 
     def _has_own_network(self):
         """Return whether the user brings a network, or a part of one."""
@@ -425,10 +476,10 @@ class BaseGaussianVAE(
     def _describe(self, train):
         """Record how the latent space and the noise are used, on (some of) the rows.
 
-        The latent space is that of the first module, the noise an average over those that decode.
+        The latent space is that of the first module, the noise an average over all.
         """
         noise = []
-        for module, rows in list(zip(self.modules_, train, strict=True))[: self._n_decoders]:
+        for module, rows in zip(self.modules_, train, strict=True):
             rows = rows.subset(slice(None, N_DESCRIBED))
             module.eval()
             loc, log_scale = module.encoder.loc_and_log_scale(rows.v1.to(self.device_))
@@ -436,8 +487,8 @@ class BaseGaussianVAE(
             eps = torch.randn(loc.shape, generator=generator, dtype=loc.dtype, device=loc.device)
             z = torch.addcmul(loc, log_scale.exp(), eps)
             decoded, decoded_log_scale = module.decoder.loc_and_log_scale(z)
-            variance = torch.exp(2 * decoded_log_scale).expand_as(decoded)
-            variance = module.decoder.family.variance * variance
+            variance = module.decoder.family.variance * torch.exp(2 * decoded_log_scale)
+            variance = variance.expand_as(decoded)
             weight = None if rows.weight is None else rows.weight.numpy()
             weight = None if weight is None or not weight.any() else weight
             noise.append(np.average(variance.cpu().double().numpy(), 0, weight))
@@ -469,9 +520,267 @@ class BaseGaussianVAE(
                     part.load_state_dict(state)
                 del net.history[n_epochs:]
             raise
-        interrupt, self.net_.interrupt_ = self.net_.interrupt_, None
-        if interrupt is not None:  # with the best epoch so far in the estimator
-            raise interrupt
+        if self.net_.result_.interrupt is not None:  # with the best epoch in the estimator
+            interrupt, self.net_.result_.interrupt = self.net_.result_.interrupt, None
+            raise KeyboardInterrupt(
+                f"Training was interrupted in epoch {len(self.history_) + 1}: the best epoch so "
+                "far is kept."
+            ) from interrupt
+
+    # Answers
+
+    @property
+    def _n_features_out(self):
+        return self.n_components_
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def _validate_rows(self, X, **kwargs):
+        refuse_dates(X)
+        return validate_data(self, X, dtype=DTYPES, **{"reset": False, **kwargs})
+
+    def _answer(self, function, *arrays, n_modules=None, inverses=None, **params):
+        """Call ``function(modules, *tensors)`` on chunks of rows; return ndarrays.
+
+        The modules are the first ``n_modules``, or all if it is None. The arithmetic has the
+        dtype of the rows: float64 rows are answered in float64, by the same weights.
+        """
+        dtype = arrays[0].dtype
+        modules = [self._for_inference(module, dtype) for module in self.modules_[:n_modules]]
+        if inverses is not None and self._target_scaler is self._scaler:
+            # Where v2 is X, in the precision of X; else in float64.
+            inverses = [lambda part, f=f: f(part).astype(part.dtype, copy=False) for f in inverses]
+        return by_rows(
+            lambda *tensors: function(modules, *tensors),
+            arrays,
+            self.device_,
+            inverses=inverses,
+            **params,
+        )
+
+    def _answer_from_draws(self, function, X, **params):
+        """Call ``function(modules, v1, draws)`` on chunks of rows."""
+        check_is_fitted(self)
+        X, draws = self._validate_rows(X), self._draws()
+        return self._answer(
+            lambda modules, v1: function(modules, v1, draws),
+            X,
+            forwards=[self._scaler.forward],
+            **params,
+        )
+
+    def _for_inference(self, module, dtype):
+        return (copy.deepcopy(module).double() if dtype == np.float64 else module).eval()
+
+    def _draws(self, width=None):
+        """Return the draws of z that all rows share, shared out between the modules."""
+        n_draws = self._n_draws_per_module() * len(self.modules_)
+        return latent_draws(n_draws, width or self.n_components_, self._draws_seed)
+
+    def _n_draws_per_module(self):
+        return -(-self._get_valid("n_draws") // len(self.modules_))
+
+    def _get_valid(self, name):
+        """Return a parameter that answers depend on: it may have been set since the fit."""
+        value = getattr(self, name)
+        validate_parameter_constraints(
+            self._parameter_constraints, {name: value}, caller_name=type(self).__name__
+        )
+        return value
+
+    def _tail_factor(self):
+        """Return the factor of one component's scale, which is one if there are few components."""
+        check_is_fitted(self)
+        n_components = self._n_draws_per_module() * len(self.modules_)
+        return self._tail if n_components >= MIN_DRAWS_FOR_TAIL else 1.0
+
+    def _mean_and_std(self, X):
+        """Return mean and standard deviation of p(v2 | v1) in units of v2."""
+        tail = self._tail_factor()
+
+        def function(modules, v1, draws):
+            mean, noise, latent = decoded_moments(modules, v1, draws, tail=tail)
+            return mean, torch.sqrt(noise + latent)
+
+        inverses = self._target_scaler.inverse, self._target_scaler.inverse_scale
+        return self._answer_from_draws(function, X, inverses=inverses)
+
+    def _sample_target(self, X, n_samples, random_state):
+        """Draw v2 given v1, of shape (n_samples, n_rows, n_outputs)."""
+        check_is_fitted(self)
+        n_samples = check_scalar(n_samples, "n_samples", Integral, min_val=1)
+        (seed,) = draw_seeds(random_state, 1)
+        rng, n_draws, tail = (
+            np.random.default_rng(seed),
+            self._n_draws_per_module(),
+            self._tail_factor(),
+        )
+        (target,) = self._answer(
+            lambda modules, v1: (sample_components(modules, v1, n_samples, n_draws, tail, rng),),
+            self._validate_rows(X),
+            forwards=[self._scaler.forward],
+            inverses=[self._target_scaler.inverse],
+            size=n_samples * max(self.n_components_, self._module_spec["out_features"]),
+        )
+        return target.transpose(1, 0, 2)
+
+    def transform(self, X):
+        """Return the posterior means of the latent components.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components)
+            m(x) of q(z | x) = N(m(x), diag s²(x)).
+        """
+        return self.encode(X)
+
+    def encode(self, X, return_std=False):
+        """Return the posterior of the latent components.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        return_std : bool, default=False
+            Whether to return s(x) too.
+
+        Returns
+        -------
+        mean : ndarray of shape (n_samples, n_components)
+            m(x) of q(z | x) = N(m(x), diag s²(x)).
+        std : ndarray of shape (n_samples, n_components)
+            s(x), if ``return_std``.
+        """
+        check_is_fitted(self)
+        X = self._validate_rows(X)
+
+        def posterior(modules, v1):
+            loc, log_scale = modules[0].encoder.loc_and_log_scale(v1)
+            return (loc, log_scale.exp()) if return_std else (loc,)
+
+        found = self._answer(posterior, X, forwards=[self._scaler.forward], n_modules=1)
+        return tuple(found) if return_std else found[0]
+
+    def decode(self, Z, return_std=False):
+        """Return mean and standard deviation of p(v2 | z) in the units of v2.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components)
+            Points of the latent space.
+        return_std : bool, default=False
+            Whether to return σ(z) too.
+
+        Returns
+        -------
+        mean : ndarray of shape (n_samples, n_outputs)
+            μ(z).
+        std : ndarray of shape (n_samples, n_outputs)
+            σ(z), if ``return_std``.
+        """
+        Z = self._validate_latent(Z)
+
+        def decoded(modules, z):
+            decoder = modules[0].decoder
+            loc, log_scale = decoder.loc_and_log_scale(z)
+            return loc, decoder.family.variance**0.5 * log_scale.exp().expand_as(loc)
+
+        scaler = self._target_scaler
+        inverses = scaler.inverse, scaler.inverse_scale
+        mean, std = self._answer(decoded, Z, inverses=inverses, n_modules=1)
+        return (mean, std) if return_std else mean
+
+    def latent_directions(self, Z):
+        r"""Return the directions in which moving z changes what is decoded, least first.
+
+        Eigenvalues and eigenvectors of the Fisher information metric that the decoder pulls
+        back to the latent space [1]_ [2]_,
+
+        .. math:: G(z) = J_\mu^T \Sigma^{-1} J_\mu
+            + \tfrac12 J_{\log\sigma^2}^T J_{\log\sigma^2},
+
+        with the Jacobians of μ(z) and log σ²(z) and Σ = diag σ²(z). A step of length t along an
+        eigenvector changes p(v2 | z) by a divergence of ½ t² λ nats, for small t: with √λ times
+        its length in standard deviations of the decoder's noise. Small eigenvalues belong to
+        blurry directions, in which the noise hides what moves, large ones to sharp directions.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components)
+            Points of the latent space.
+
+        Returns
+        -------
+        eigenvalues : ndarray of shape (n_samples, n_components)
+            λ in ascending order, in nats over squared units of z (which are standard deviations
+            of a standard normal prior). They do not depend on the units of v2.
+        directions : ndarray of shape (n_samples, n_components, n_components)
+            Unit vectors in rows, as in ``components_`` of PCA: ``directions[i, j]`` belongs to
+            ``eigenvalues[i, j]``. The entry of largest magnitude is positive.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If Z is not finite, or has another number of columns than the latent space.
+
+        Notes
+        -----
+        With constant noise (``noise="homoscedastic"`` or ``"isotropic"``) the second term is
+        zero. Of several models it is the decoder of the first, whose latent space
+        ``transform`` returns, as in ``decode``. An eigenvalue below about 1e-7 (for float64:
+        1e-15) times the largest of its point is zero but for rounding.
+
+        References
+        ----------
+        .. [1] Arvanitidis, Hansen & Hauberg, "Latent Space Oddity: on the Curvature of Deep
+           Generative Models", 2018, arXiv:1710.11379.
+        .. [2] Arvanitidis, González-Duque, Pouplin, Kalatzis & Hauberg, "Pulling back
+           information geometry", 2022, arXiv:2106.05367.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from skgvae import GaussianVAE
+        >>> X, _ = load_iris(return_X_y=True)
+        >>> vae = GaussianVAE(2, max_epochs=5, random_state=0).fit(X)
+        >>> eigenvalues, directions = vae.latent_directions(vae.transform(X))
+        >>> eigenvalues.shape, directions.shape
+        ((150, 2), (150, 2, 2))
+        """
+        Z = self._validate_latent(Z)
+
+        def eigen(modules, z):
+            eigenvalues, vectors = torch.linalg.eigh(pullback_metric(modules[0].decoder, z))
+            vectors = vectors.mT
+            largest = vectors.gather(-1, vectors.abs().argmax(-1, keepdim=True))
+            return eigenvalues.clamp(min=0), vectors * largest.sign()
+
+        width = max(max(p.shape, default=1) for p in self.module_.decoder.parameters())
+        size = self.n_components_ * width
+        eigenvalues, directions = self._answer(eigen, Z, size=size, n_modules=1)
+        return eigenvalues, directions
+
+    def _validate_latent(self, Z):
+        check_is_fitted(self)
+        refuse_dates(Z, "Z")
+        Z = check_array(Z, dtype=DTYPES, input_name="Z")
+        Z = np.require(Z, requirements=["C", "W"])  # torch knows no other views
+        if Z.shape[1] != self.n_components_:
+            raise ValueError(
+                f"Z has {Z.shape[1]} columns, but the latent space has {self.n_components_} "
+                "components."
+            )
+        return Z
 
     # State: arrays and numbers only
 
@@ -486,9 +795,6 @@ class BaseGaussianVAE(
             }
             if self._keeps_optimizer:
                 state["_optimizer_state"] = _map_tensors(net.optimizer_.state_dict()["state"])
-            # In training, when callbacks copy the estimator, some may have ended.
-            for name in {"_train_seeds", "_split_seeds"} & set(state):
-                state[name] = [state[name][i] for i in net.in_stack_]
             state["_state_version"] = STATE_VERSION
             if "history_" in state:  # which it is not in the first epochs
                 state["history_"] = to_columns(state["history_"])
@@ -510,13 +816,14 @@ class BaseGaussianVAE(
         super().__setstate__(state)
         if weights is None:
             return
-        device = "auto" if self._fixed["device"] == "auto" else self.device_
+        device = "auto" if self._device == "auto" else self.device_
         self.device_ = resolve_device(device, fall_back=True)
         modules = [self._make_module(torch.Generator()) for _ in self._train_seeds]
         for i, module in enumerate(modules):
             own = {name: torch.from_numpy(np.array(w[i])) for name, w in weights.items()}
             module.load_state_dict(own)
-        self.net_ = self._make_net(modules).initialize()
+        params = self._training_params(Recipe(**self._recipe))
+        self.net_ = self._make_net(modules, params).initialize()
         if moments is not None:
             optimizer = self.net_.optimizer_.state_dict()
             optimizer["state"] = _map_tensors(moments, to_tensors=True)
@@ -543,17 +850,3 @@ def _map_tensors(states, to_tensors=False):
         return value.cpu().numpy().copy() if torch.is_tensor(value) else value
 
     return {i: {k: convert(v) for k, v in state.items()} for i, state in states.items()}
-
-
-def _choose_best(losses, n_starts):
-    """Return the best of each so many starts, the best of all first."""
-    starts = np.reshape(losses, (-1, n_starts))
-    best = np.argmin(starts, 1)
-    order = np.argsort(starts[np.arange(len(starts)), best], kind="stable")
-    return [int(e * n_starts + best[e]) for e in order]
-
-
-def _scalars(record, i):
-    """Return the record of an epoch for module i."""
-    scalars = {k: v for k, v in record.items() if k not in ("batches", "modules")}
-    return scalars | {k: v[i] for k, v in record.get("modules", {}).items()}

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 import torch
@@ -13,9 +13,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _get_feature_names, check_is_fitted, validate_data
 from torch import nn
 
-from ._base import BaseGaussianVAE
+from ._base import DTYPES, BaseGaussianVAE, Table
 from ._groups import merge_copies
-from ._inference import DTYPES
 from ._labels import (
     check_any_labeled,
     check_classes,
@@ -26,6 +25,7 @@ from ._labels import (
 )
 from ._networks import ACTIVATIONS
 from ._random import torch_seed
+from ._recipe import CLASSIFICATION
 from ._sklearn_callbacks import with_callbacks
 from ._validation import check_groups, drop_unweighted, refuse_dates
 from .likelihood import class_log_prob
@@ -33,9 +33,9 @@ from .net import GaussianVAEClassifierNet
 from .nn import ClassifierHead, GaussianVAEClassifierModule
 from .objectives import JointLoss
 
-MIN_VALIDATION_LABELS = 10
 # Precision of the prior on the weights of the default head: 1 / C of LogisticRegression.
 HEAD_PRECISION = 3.0
+PSEUDO_WEIGHT = 3.0  # of rows without a label
 
 
 class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
@@ -54,16 +54,16 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
 
         -\log p(c | v_1) + v \left[ -\log p(v_2 | v_1) + w \, KL(q(z | v_1) \| p(z)) \right]
 
-    with v = ``vae_weight``, w = ``kl_weight`` and both densities averaged over
-    ``n_train_draws`` draws. v2 is needed in training only; it may be X itself. Labels and
-    targets may each be missing for some rows; then each part is an average over the rows that
-    have it, and rows without a label are drawn to their own prediction (``pseudo_weight``).
+    with v = ``vae_weight``, w = ``kl_weight`` and both densities averaged over draws. v2 is
+    needed in training only; it may be X itself. Labels and targets may each be missing for some
+    rows; then each part is an average over the rows that have it, and rows without a label are
+    drawn to their own prediction (see Notes).
 
     Parameters
     ----------
     n_components : int, default=None
-        Width of the latent space. None: as many as target features, but 8 at least and 32 at
-        most.
+        Width of the latent space. None: as many as target features, but more if there are few
+        of them and fewer if there are many.
     kl_weight : float, default=0.1
         Weight of the KL term. Where v2 is not v1 it has to be small: from some weight on to
         ignore v1 is optimal for the auto-encoder.
@@ -81,12 +81,6 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         Weights of the classes in the cross-entropy.
     unlabeled : object, default=None
         Value of y that marks rows without a label. None: all rows have one.
-    pseudo_weight : float, default=3.0
-        Weight of the cross-entropy of rows without a label, where a sharper version of their
-        own predicted probabilities takes the place of the label [4]_, and of mixtures of two
-        rows [5]_, see :class:`~skgvae.objectives.JointLoss`. Zero: rows without a label train
-        the auto-encoder only. Where all rows have one it changes nothing. A classifier of the
-        user's that collects running statistics (BatchNorm) sees mixed rows too.
     hidden_layer_sizes : int or tuple of int, default=(64, 64)
         Widths of the encoder's hidden layers; the decoder has them in reverse order.
     activation : {"identity", "logistic", "relu", "silu", "gelu", "tanh"}, default="silu"
@@ -100,47 +94,26 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         Floor of the decoder's standard deviation, in standardised units.
         "auto" is 0.01, and up to h / √12 for a column with spacing h whose values repeat, on
         which a density could otherwise grow by spikes.
-    init : {"random"}, default="random"
-        Start of training.
-    n_train_draws : int, default=4
-        Draws of z and v2 for each row in training.
-    standardize : bool, default=True
-        Whether to standardise the columns of X and X_target; else noise is in their units.
     max_epochs : int or "auto", default="auto"
-        Passes over the training rows. "auto" takes 100; more where these are less than 2000
-        steps; fewer, but 10 at least, where they would see more than 4 million rows. 0 keeps
-        the start.
+        Passes over the training rows. "auto": see the user guide, which has a table of all
+        that it means. 0 keeps the start.
     batch_size : int or "auto", default="auto"
-        Rows in a step. "auto" is a sixteenth of the rows, between 16 and 512.
+        Rows in a step.
     lr : float or "auto", default="auto"
-        Largest learning rate of AdamW; it rises over the first 5 % of the steps and falls as
-        half a cosine. "auto" is 0.005.
-    weight_decay : float, default=0.0
-        Decoupled weight decay, as of AdamW, of the weights of the hidden layers.
-    early_stopping : bool, default=True
-        Whether to hold out rows, keep the epoch (the start included) with the best loss on
-        them, and stop when it does not improve. Nothing is held out where fewer than ten
-        labels would be.
-    validation_fraction : float, default=0.1
-        Share of rows held out for early stopping, of each class and of the unlabelled rows
-        rounded down.
-    patience : int or "auto", default="auto"
-        Epochs without improvement after which training stops. "auto" is half of
-        ``max_epochs``, and 10 at least.
+        Largest learning rate. The rate rises at first, then it falls as half a cosine.
+    validation_fraction : float, "auto" or None, default="auto"
+        Share of the rows that a model does not see, and by which it is judged. All models keep
+        the epoch that is best on average over them. "auto" is cross-validation: the rows are
+        divided into parts, and each model does not see another part. None holds out nothing and
+        keeps the last epoch.
+    n_estimators : int, default=5
+        Number of models, each with its own start, held-out rows and order of rows, trained at
+        once: a deep ensemble [3]_. Predictions are those of their mixture with equal weights;
+        the latent space is that of the first.
     n_draws : int, default=64
         Draws of z and v2 in prediction: scrambled Sobol points that are seeded in ``fit`` and
         shared by all rows, so that answers do not depend on which rows are asked for
         together. A power of two is best.
-    n_init : int, default=1
-        Number of starts of each model, trained at once, of which that with the best validation
-        loss (without held-out rows: training loss) is kept.
-    n_estimators : int or "auto", default="auto"
-        Number of models, each with its own start, held-out rows and order of rows, trained at
-        once: a deep ensemble [3]_. "auto" is five; one, for the sake of time, where rows have no
-        label, and with a ``classifier`` or ``module`` of the user's, which torch.func may be
-        unable to stack. The first call decides where training continues. Predictions are those
-        of their mixture with equal weights; the latent space is that of the model with the best
-        validation loss.
     warm_start : bool, default=False
         Whether ``fit`` continues with the weights and the scaling of the last one.
     device : str or torch.device, default="auto"
@@ -168,8 +141,9 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         Epochs trained, and the epoch whose weights are kept (0: the start).
     history_ : list of dict
         For each epoch: loss, cross-entropy, reconstruction and KL, of training and validation
-        rows, in nats a row, in standardised units; and the penalty on the head's weights. The
-        training loss also has the parts that ``pseudo_weight`` weighs, which are not listed.
+        rows, in nats a row, in standardised units, and the penalty on the head's weights: averages
+        over the models. The training loss also has the parts of rows without a label, which are
+        not listed.
     kl_per_component_ : ndarray of shape (n_components_,)
         Average KL divergence of each component, in nats: the information that it carries.
     n_active_components_ : int
@@ -181,8 +155,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     net_ : GaussianVAEClassifierNet
         The skorch net.
     module_ : GaussianVAEClassifierModule
-        The torch module; of several, that with the best validation loss. It makes the latent
-        space, and ``history_``, ``best_epoch_`` and ``kl_per_component_`` are its own.
+        The torch module; of several the first, whose latent space ``transform`` returns.
     modules_ : list of GaussianVAEClassifierModule
         All modules, ``module_`` first. ``copy.deepcopy`` of one shares no memory with the others.
     device_ : str
@@ -206,6 +179,12 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     Where few rows have a label, these are repeated within an epoch, with smaller weights, until
     they are half of the rows; and the cross-entropy's gradient with respect to the estimate of
     v2 is multiplied by the share of labelled rows, lest the auto-encoder learn these by heart.
+    A row without a label takes part in two cross-entropies, in which a sharper version of its
+    own predicted probabilities takes the place of the label [4]_: its own, and that of mixtures
+    of two rows [5]_ (:class:`~skgvae.objectives.JointLoss`). Their weight is
+    ``net_params={"criterion__pseudo_weight": 3.0}``; with zero such rows train the auto-encoder
+    only. A classifier of the user's that collects running statistics (BatchNorm) sees mixed
+    rows too.
     The prior on the weights of the default head is ``net_params={"criterion__penalty": ...}``,
     by default 3 divided by the number of labels; there is none on a classifier of the user.
 
@@ -241,20 +220,14 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     >>> mean, std = model.predict_target(X, return_std=True)
     """
 
+    _habits = CLASSIFICATION
     _net_class = GaussianVAEClassifierNet
-    _n_steps = 2000
-    _needs_judge = False  # its start, in which all classes are equal, is of no use
-    _orthogonal_from = np.inf  # Muon gains nothing here
-    _n_rows_seen = 4_000_000
     _parameter_constraints: dict = {
         **BaseGaussianVAE._parameter_constraints,
-        "n_estimators": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "init": [StrOptions({"random"})],
         "classifier": [nn.Module, callable, None],
         "vae_weight": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "unlabeled": [Real, str, None],
-        "pseudo_weight": [Interval(Real, 0, None, closed="left")],
     }
 
     def __init__(
@@ -266,24 +239,16 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         vae_weight="auto",
         class_weight=None,
         unlabeled=None,
-        pseudo_weight=3.0,
         hidden_layer_sizes=(64, 64),
         activation="silu",
         noise="heteroscedastic",
         min_noise="auto",
-        init="random",
-        n_train_draws=4,
-        standardize=True,
         max_epochs="auto",
         batch_size="auto",
         lr="auto",
-        weight_decay=0.0,
-        early_stopping=True,
-        validation_fraction=0.1,
-        patience="auto",
+        validation_fraction="auto",
+        n_estimators=5,
         n_draws=64,
-        n_init=1,
-        n_estimators="auto",
         warm_start=False,
         device="auto",
         random_state=None,
@@ -296,24 +261,16 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         self.vae_weight = vae_weight
         self.class_weight = class_weight
         self.unlabeled = unlabeled
-        self.pseudo_weight = pseudo_weight
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.noise = noise
         self.min_noise = min_noise
-        self.init = init
-        self.n_train_draws = n_train_draws
-        self.standardize = standardize
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.lr = lr
-        self.weight_decay = weight_decay
-        self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.n_draws = n_draws
-        self.n_init = n_init
         self.n_estimators = n_estimators
+        self.n_draws = n_draws
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
@@ -358,9 +315,9 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             X, X_target, label = rows
             weight, groups, kept = merge_copies(weight, groups, X, X_target, labels=label)
             X, X_target, label = (part[kept] for part in rows)
-            labels = self._weigh_labels(label, weight)
             self._n_labeled = int(np.sum(label >= 0))
-            return self._fit(X, X_target, weight, *labels, groups=groups)
+            labels = self._weigh_labels(label, weight)
+            return self._fit(Table(X, X_target, weight, groups, *labels))
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
@@ -393,7 +350,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         Raises
         ------
         ValueError
-            When ``net_params``, ``weight_decay`` or ``device`` are not those of the first call.
+            When ``net_params`` or ``device`` are not those of the first call.
         KeyboardInterrupt
             When the pass is interrupted; the model is then as it was before.
         """
@@ -419,7 +376,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
                 X, X_target, label = X[kept], X_target[kept], label[kept]
             labels = self._weigh_labels(label, weight)
             self._n_labeled = int(np.sum(label >= 0)) + (0 if reset else self._n_labeled)
-            return self._partial_fit(X, X_target, weight, *labels)
+            return self._partial_fit(Table(X, X_target, weight, None, *labels))
 
     def predict(self, X):
         """Return the most probable class of each row.
@@ -468,8 +425,10 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         check_is_fitted(self)
         X = self._validate_rows(X)
         draws = self._draws(self.n_components_ + self._module_spec["out_features"])
-        (log_prob,) = self._by_rows(
-            lambda modules, v1: (class_log_prob(modules, v1, draws),), X, scalers=[self._scaler]
+        (log_prob,) = self._answer(
+            lambda modules, v1: (class_log_prob(modules, v1, draws),),
+            X,
+            forwards=[self._scaler.forward],
         )
         return log_prob
 
@@ -596,16 +555,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     def _has_own_network(self):
         return self.classifier is not None or super()._has_own_network()
 
-    def _count_members(self, n_rows):
-        if self.n_estimators == "auto":
-            return 1 if self._has_own_network() or self._label_share < 1 else 5
-        return self.n_estimators
-
-    def _choose_n_components(self, X, target):
-        return int(np.clip(target.shape[1], 8, 32))
-
-    def _set_up(self, X, target, weight, seeds):
-        super()._set_up(X, target, weight, seeds)
+    def _set_up(self, table, recipe):
+        super()._set_up(table, recipe)
         # What a stored model is built from again, whatever becomes of the user's module.
         is_module = isinstance(self.classifier, nn.Module)
         self._fitted_classifier = copy.deepcopy(self.classifier) if is_module else self.classifier
@@ -617,28 +568,17 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             "X_target": "given" if self._has_own_target else None,
         }
 
-    def _to_rows(self, X, target, weight, *labels):
+    def _to_rows(self, table):
+        target, weight = table.target, table.weight
         missing = np.isnan(target[:, 0])
         if missing.any():
             target = np.where(missing[:, None], self._target_scaler.offset, target)
             weight = np.where(missing, 0.0, 1.0 if weight is None else weight)
             weight = weight / weight.mean() if weight.any() else weight
-        return super()._to_rows(X, target, weight, *labels)
+        return super()._to_rows(table._replace(target=target, weight=weight))
 
-    def _choose_held_out(self, rows, first, rng):
-        # The same share of every class, rounded down, but one of five rows and two of ten.
-        order = rng.permutation(len(first))
-        label = np.where(rows.label_weight > 0, rows.label, -1)[first[order]]
-        held_out = np.zeros(len(order), bool)
-        for value in np.unique(label):
-            members = np.flatnonzero(label == value)
-            n = max(int(self.validation_fraction * len(members)), min(len(members) // 5, 2))
-            held_out[members[:n]] = True
-        # Few labels among many rows are needed for training, and could not tell epochs apart.
-        n_labels = np.sum(held_out & (label >= 0))
-        if n_labels < MIN_VALIDATION_LABELS and self._label_share < 1:
-            return order, 0
-        return np.r_[order[held_out], order[~held_out]], int(held_out.sum())
+    def _strata(self, table):
+        return np.where(table.label_weight > 0, table.label, -1)
 
     def _balance(self, train):
         # Where few rows have a label they are repeated, with smaller weights, until half of the
@@ -687,7 +627,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             module.classifier.float()  # it may make float32 tensors of its own
         return module
 
-    def _bound_params(self):
+    def _criterion_params(self):
         vae_weight = self.vae_weight
         if vae_weight == "auto":
             vae_weight = 1 / self._module_spec["out_features"]
@@ -697,17 +637,17 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             "criterion__vae_weight": float(vae_weight),
             # As if in the auto-encoder's loss every row had the same weight.
             "criterion__label_share": self._label_share,
-            "criterion__pseudo_weight": float(self.pseudo_weight) if has_unlabeled else 0.0,
+            "criterion__pseudo_weight": PSEUDO_WEIGHT if has_unlabeled else 0.0,
         }
         if self._fitted_classifier is None:
             params["criterion__penalty"] = HEAD_PRECISION / max(self._n_labeled, 1)
         return params
 
-    def _make_net(self, modules, **params):
+    def _make_net(self, modules, params):
         own = {"classes": self.classes_, "n_draws": self.n_draws, "draws_seed": self._draws_seed}
-        return super()._make_net(modules, **own, **params)
+        return super()._make_net(modules, params | own)
 
-    def _start(self, module, rows, init, like):
+    def _start(self, module, rows, i):
         with torch.no_grad():
             module.encoder.log_scale.weight.mul_(0.1)
             module.encoder.log_scale.bias.fill_(-2.0)

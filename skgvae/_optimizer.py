@@ -122,6 +122,18 @@ class StackOptimizer(torch.optim.Optimizer):
                 shapes.setdefault(tuple(sorted(c.shape)), []).append((c, is_tall))
         self._matrices = list(shapes.values())
 
+    def __getstate__(self) -> dict:
+        # Not torch's own: it leaves the stack out, and loading it wraps `step` of the class, so
+        # that no other StackOptimizer of the process can take one.
+        own = {name: getattr(self, name) for name in ("stack", "betas", "eps", "orthogonal")}
+        return own | {"state_dict": self.state_dict()}
+
+    def __setstate__(self, state: dict) -> None:
+        state = dict(state)
+        state_dict = state.pop("state_dict")
+        self.__init__(**state)
+        self.load_state_dict(state_dict)
+
     def add_param_group(self, param_group: dict) -> None:
         """Raise: the weights of the stack are the only group."""
         raise ValueError("A StackOptimizer has the weights of its stack, and no other group.")

@@ -1,18 +1,18 @@
 """GaussianVAERegressor: y given x, as a mixture of Gaussians over the latent space."""
 
-from numbers import Integral, Real
+from functools import partial
+from numbers import Real
 
 import numpy as np
 import torch
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.utils import check_array
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._base import BaseGaussianVAE
+from ._base import DTYPES, BaseGaussianVAE, Table
 from ._groups import merge_copies
-from ._inference import DTYPES
 from ._mixture import mixture_quantile
+from ._recipe import REGRESSION
 from ._sklearn_callbacks import with_callbacks
 from ._validation import check_groups, drop_unweighted, refuse_dates
 from .likelihood import (
@@ -38,9 +38,9 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
 
     It may have several modes, noise that depends on x, and correlated targets. For each row,
     in nats, the loss is :math:`-\log \tfrac1K \sum_k p(y | z_k) + w \, KL(q(z | x) \| p(z))`
-    with K = ``n_train_draws`` and w = ``kl_weight``. Several such models are trained at once
+    with K draws and w = ``kl_weight``. Several such models are trained at once
     (``n_estimators``), and predictions are those of their mixture, of ``n_draws`` Gaussians
-    in all, one of them wider than the decoder says (``tail``).
+    in all, one of them wider than the decoder says.
 
     Columns and targets are standardised inside; whatever comes out is in the units of y.
     A feature that lies further outside its training range than that range is wide is moved
@@ -49,11 +49,11 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     Parameters
     ----------
     n_components : int, default=None
-        Width of the latent space. None: as many as targets, but 8 at least and 32 at most.
+        Width of the latent space. None: as many as targets, but more if there are few.
     kl_weight : float, default=0.01
         Weight of the KL term, which has to be small: with y in place of x on the decoder's
         side the loss is a variational information bottleneck [1]_. With one linear latent,
-        one target and ``n_train_draws=1`` the slope is shrunk by about w (1 - R²) / R², and
+        one target and one draw in training the slope is shrunk by about w (1 - R²) / R², and
         from w = R² on to ignore x is optimal; K draws allow about K times that weight.
     hidden_layer_sizes : int or tuple of int, default=(64, 64)
         Widths of the encoder's hidden layers; the decoder has them in reverse order.
@@ -68,50 +68,27 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         Floor of the decoder's standard deviation, in standardised units.
         "auto" is 0.01, and up to h / √12 for a column with spacing h whose values repeat, on
         which a density could otherwise grow by spikes.
-    init : {"random"}, default="random"
-        Start of training.
-    n_train_draws : int, default=8
-        Draws of z in the training bound. One is the plain expected log density, more train
-        the predictive mixture itself. Targets with several modes need more: 16 or 32.
-    standardize : bool, default=True
-        Whether to standardise the columns of X and y; else noise is in the units of y.
     max_epochs : int or "auto", default="auto"
-        Passes over the training rows. "auto" takes 100; more where these are less than 4000
-        steps; fewer, but 10 at least, where they would see more than 4 million rows. 0 keeps
-        the start.
+        Passes over the training rows. "auto": see the user guide, which has a table of all
+        that it means. 0 keeps the start.
     batch_size : int or "auto", default="auto"
-        Rows in a step. "auto" is a sixteenth of the rows, between 16 and 512.
+        Rows in a step.
     lr : float or "auto", default="auto"
-        Largest learning rate; it rises over the first 5 % of the steps and falls as half a
-        cosine. "auto" is 0.014. The optimizer is AdamW; with 128 rows a step or more, counted
-        once for each draw, the weight matrices of hidden layers have the orthogonal steps of
-        Muon (Jordan et al. 2024).
-    weight_decay : float, default=0.0
-        Decoupled weight decay, as of AdamW, of the weights of the hidden layers.
-    early_stopping : bool, default=True
-        Whether to hold out rows, keep the epoch (the start included) with the best bound on
-        them, and stop when it does not improve. Fewer than three such rows are not held out.
-    validation_fraction : float, default=0.1
-        Share of rows held out for early stopping.
-    patience : int or "auto", default="auto"
-        Epochs without improvement after which training stops. "auto" is half of
-        ``max_epochs``, and 10 at least.
+        Largest learning rate. The rate rises at first, then it falls as half a cosine.
+    validation_fraction : float, "auto" or None, default="auto"
+        Share of the rows that a model does not see, and by which it is judged. All models keep
+        the epoch that is best on average over them. "auto" is cross-validation: the rows are
+        divided into parts, and each model does not see another part. None holds out nothing and
+        keeps the last epoch.
+    n_estimators : int, default=5
+        Number of models, each with its own start, held-out rows and order of rows, trained at
+        once: a deep ensemble [3]_. Predictions are those of their mixture with equal weights;
+        the latent space is that of the first.
     n_draws : int, default=256
         Draws of z in prediction, the components of the mixture, shared out equally (rounded
         up) between the models: scrambled Sobol points
         that are seeded in ``fit`` and shared by all rows, so that answers do not depend on
         which rows are asked for together. A power of two is best.
-    n_init : int, default=1
-        Number of starts of each model, trained at once, of which that with the best validation
-        loss (without held-out rows: training loss) is kept.
-    n_estimators : int, default=5
-        Number of models, each with its own start, held-out rows and order of rows, trained at
-        once: a deep ensemble [3]_. Predictions are those of their mixture with equal weights;
-        the latent space is that of the model with the best validation loss.
-    tail : float, default=3.0
-        Factor of the standard deviation of one of the ``n_draws`` components: a row in so
-        many may be missed by far more than training showed. One turns it off, and it is off
-        where there are fewer than a hundred components. The variance grows by about 3 %.
     warm_start : bool, default=False
         Whether ``fit`` continues with the weights and the scaling of the last one.
     device : str or torch.device, default="auto"
@@ -137,7 +114,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         Epochs trained, and the epoch whose weights are kept (0: the start).
     history_ : list of dict
         For each epoch: loss, reconstruction and KL, of training and validation rows, in
-        nats a row, in standardised units.
+        nats a row, in standardised units: averages over the models.
     kl_per_component_ : ndarray of shape (n_components_,)
         Average KL divergence of each component, in nats: the information that it carries.
     n_active_components_ : int
@@ -149,8 +126,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     net_ : GaussianVAENet
         The skorch net.
     module_ : GaussianVAEModule
-        The torch module; of several, that with the best validation loss. It makes the latent
-        space, and ``history_``, ``best_epoch_`` and ``kl_per_component_`` are its own.
+        The torch module; of several the first, whose latent space ``transform`` returns.
     modules_ : list of GaussianVAEModule
         All modules, ``module_`` first. ``copy.deepcopy`` of one shares no memory with the others.
     device_ : str
@@ -163,6 +139,12 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
 
     Notes
     -----
+    Targets with several modes need more draws of z in training:
+    ``net_params={"criterion__n_draws": 32}``. One of the components of the predictive mixture is
+    three times as wide as the others: a row in so many may be missed by far more than training
+    showed. The variance grows by about 3 %; where there are fewer than a hundred components it
+    is not done.
+
     The gradient with respect to the mean is multiplied by σ(z), relative to its average for
     each target, as with the loss of Seitzer et al. [2]_; without that, rows that are fitted
     badly get a large σ and then hardly train the mean. ``history_`` reports the objective
@@ -192,15 +174,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     (442, 2)
     """
 
-    _learning_rate = 0.014
-    _n_steps = 4000
-    _n_rows_seen = 4_000_000
-    _parameter_constraints: dict = {
-        **BaseGaussianVAE._parameter_constraints,
-        "n_estimators": [Interval(Integral, 1, None, closed="left")],
-        "tail": [Interval(Real, 1, None, closed="left")],
-        "init": [StrOptions({"random"})],
-    }
+    _habits = REGRESSION
+    _tail = 3.0
 
     def __init__(
         self,
@@ -211,20 +186,12 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         activation="silu",
         noise="heteroscedastic",
         min_noise="auto",
-        init="random",
-        n_train_draws=8,
-        standardize=True,
         max_epochs="auto",
         batch_size="auto",
         lr="auto",
-        weight_decay=0.0,
-        early_stopping=True,
-        validation_fraction=0.1,
-        patience="auto",
-        n_draws=256,
-        n_init=1,
+        validation_fraction="auto",
         n_estimators=5,
-        tail=3.0,
+        n_draws=256,
         warm_start=False,
         device="auto",
         random_state=None,
@@ -237,20 +204,12 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         self.activation = activation
         self.noise = noise
         self.min_noise = min_noise
-        self.init = init
-        self.n_train_draws = n_train_draws
-        self.standardize = standardize
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.lr = lr
-        self.weight_decay = weight_decay
-        self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.n_draws = n_draws
-        self.n_init = n_init
         self.n_estimators = n_estimators
-        self.tail = tail
+        self.n_draws = n_draws
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
@@ -294,7 +253,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             X, y = self._validate_pairs(X, y, reset=not self._continues())
             weight, X, y, groups = drop_unweighted(sample_weight, X, y, check_groups(groups, X))
             weight, groups, kept = merge_copies(weight, groups, X, y)
-            return self._fit(X[kept], y[kept], weight, groups=groups)
+            return self._fit(Table(X[kept], y[kept], weight, groups))
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
@@ -323,7 +282,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         Raises
         ------
         ValueError
-            When ``net_params``, ``weight_decay`` or ``device`` are not those of the first call.
+            When ``net_params`` or ``device`` are not those of the first call.
         KeyboardInterrupt
             When the pass is interrupted; the model is then as it was before.
         """
@@ -335,7 +294,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             if reset:
                 weight, _, kept = merge_copies(weight, None, X, y)
                 X, y = X[kept], y[kept]
-            return self._partial_fit(X, y, weight)
+            return self._partial_fit(Table(X, y, weight))
 
     def decode(self, Z, return_std=False):
         """Return mean and standard deviation of p(y | z) in the units of y.
@@ -403,7 +362,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             Var[μ(z)], the variance of the decoder's means over z and over the models of the
             ensemble: spread of y that the latent explains, and where they disagree.
         """
-        _, *parts = self._with_draws(self._with_tail(decoded_moments), X)
+        moments = partial(decoded_moments, tail=self._tail_factor())
+        _, *parts = self._answer_from_draws(moments, X)
         to_units = self._target_scaler.inverse_variance
         noise, latent = (self._keep_shape(to_units(part)) for part in parts)
         return noise, latent
@@ -431,7 +391,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         if not np.all((quantiles > 0) & (quantiles < 1)):
             raise ValueError(f"quantiles must lie in (0, 1), got {quantiles.tolist()!r}.")
 
-        decoded = self._with_tail(decoded_components)
+        decoded = partial(decoded_components, tail=self._tail_factor())
 
         def function(modules, v1, draws):
             components = [part.double() for part in decoded(modules, v1, draws)]
@@ -440,7 +400,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             return (torch.stack(found, 1),)  # (n, n_quantiles, n_targets)
 
         inverses = [self._target_scaler.inverse]
-        (found,) = self._with_draws(function, X, self._n_components_decoded, inverses)
+        size = self._n_components_decoded
+        (found,) = self._answer_from_draws(function, X, size=size, inverses=inverses)
         found = np.moveaxis(found, 1, -1)
         found = found[:, 0] if self._is_single else found
         return found if quantiles.ndim else found[..., 0]
@@ -490,12 +451,12 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             raise ValueError(
                 f"y has {y.shape[1]} targets, but the model was fitted to {n_targets}."
             )
-        draws, estimate = self._draws(), self._with_tail(predictive_log_prob)
-        (log_prob,) = self._by_rows(
-            lambda modules, v1, v2: (estimate(modules, v1, v2, draws),),
+        draws, tail, dtype = self._draws(), self._tail_factor(), X.dtype
+        (log_prob,) = self._answer(
+            lambda modules, v1, v2: (predictive_log_prob(modules, v1, v2, draws, tail=tail),),
             X,
             y,
-            scalers=[self._scaler, self._target_scaler],
+            forwards=[self._scaler.forward, lambda y: self._target_scaler.forward(y, dtype)],
         )
         return log_prob - self._target_scaler.log_abs_det
 
@@ -546,13 +507,10 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     def _noise_family(self):
         return self.module_.decoder.family
 
-    def _choose_n_components(self, X, target):
-        return int(np.clip(target.shape[1], 8, 32))
-
-    def _bound_params(self):
+    def _criterion_params(self):
         return {"criterion__bound": predictive_bound, "criterion__mean_power": MEAN_POWER}
 
-    def _start(self, module, rows, init, like):
+    def _start(self, module, rows, i):
         # Narrow posteriors: from wide ones training first has to learn that x matters.
         with torch.no_grad():
             module.encoder.log_scale.weight.mul_(0.1)
@@ -563,19 +521,19 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
 
         Both of shape (n_draws, n_samples, n_targets): what the metrics are made of.
         """
-        decoded = self._with_tail(decoded_components)
+        decoded = partial(decoded_components, tail=self._tail_factor())
 
         def function(modules, v1, draws):
             loc, scale = decoded(modules, v1, draws)
             return loc.transpose(0, 1), scale.transpose(0, 1)  # rows first, to be joined
 
-        parts = self._with_draws(function, X, self._n_components_decoded)
+        parts = self._answer_from_draws(function, X, size=self._n_components_decoded)
         loc, scale = (part.transpose(1, 0, 2) for part in parts)
         return self._target_scaler.inverse(loc), self._target_scaler.inverse_scale(scale)
 
     def _mean_and_covariance(self, X):
-        function = self._with_tail(decoded_covariance)
-        mean, covariance = self._with_draws(function, X, self._n_components_decoded)
+        function = partial(decoded_covariance, tail=self._tail_factor())
+        mean, covariance = self._answer_from_draws(function, X, size=self._n_components_decoded)
         mean = self._keep_shape(self._target_scaler.inverse(mean))
         covariance = covariance * np.outer(self._target_scaler.scale, self._target_scaler.scale)
         return mean, covariance[:, 0, 0] if self._is_single else covariance

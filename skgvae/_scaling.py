@@ -56,17 +56,6 @@ class Standardizer:
             scale[taken] = np.maximum(1, np.sqrt(about.var_))
         return cls(offset, scale, is_constant=taken)
 
-    @classmethod
-    def identity(cls, X, weight=None):
-        """Leave the user's units."""
-        largest = max(np.nanmax(X), -np.nanmin(X))
-        if largest > _LARGEST:
-            raise ValueError(
-                f"The values are too large for standardize=False: {largest:.3g}, where up to "
-                f"{_LARGEST:g} can be trained on. Use standardize=True, or smaller units."
-            )
-        return cls(np.zeros(X.shape[1]), np.ones(X.shape[1]))
-
     def with_varying(self, X, weight=None):
         """Return this scaling with units for columns that are no longer constant in X.
 

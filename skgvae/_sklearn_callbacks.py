@@ -24,17 +24,20 @@ class SklearnCallbacks(Callback):
     ----------
     estimator : estimator
         The estimator being fitted, its ``net_`` set.
+    n_epochs : int
+        How many there will be, at most.
     X, y : array-like
         Its training rows and targets, in the user's units.
     """
 
-    def __init__(self, estimator, X, y=None):
+    def __init__(self, estimator, n_epochs, X, y=None):
         self.estimator = estimator
+        self.n_epochs = n_epochs
         self.X = X
         self.y = y
 
     def on_train_begin(self, net, **kwargs):
-        self.context_ = self.estimator._init_callback_context(max_subtasks=net.most_epochs)
+        self.context_ = self.estimator._init_callback_context(max_subtasks=self.n_epochs)
         self._tell(self.context_.call_on_fit_task_begin)
 
     def on_epoch_begin(self, net, **kwargs):

@@ -74,7 +74,7 @@ class ModuleStack:
     """
 
     def __init__(self, members: Sequence[nn.Module]):
-        self.all_members = self.members = tuple(members)
+        self.members = tuple(members)
         named = dict(members[0].named_parameters())
         if any(isinstance(p, nn.parameter.UninitializedParameter) for p in named.values()):
             raise ValueError("Lazy modules cannot be trained: call them once, then give them.")
@@ -105,7 +105,6 @@ class ModuleStack:
     @torch.no_grad()
     def pull_(self) -> None:
         """Take the weights of all members into the stack."""
-        self.members = self.all_members
         members = [dict(member.named_parameters()) for member in self.members]
         rows = [torch.cat([named[c.name].flatten() for c in self.columns]) for named in members]
         for name, parameter in self.parameters.items():
@@ -122,6 +121,8 @@ class ModuleStack:
             named = dict(member.named_parameters())
             for c in self.columns:
                 named[c.name].copy_(weights[m, c.start : c.stop].view(c.shape))
+                # A callback may have frozen it, for the next training too.
+                named[c.name].requires_grad_(self.parameters[c.name].requires_grad)
             for name, buffer in member.named_buffers():
                 buffer.copy_(self.buffers[name][m])
 
@@ -148,12 +149,6 @@ class ModuleStack:
         return {name: part.view(n, *shape) for (name, _, _, shape), part in named}
 
     @torch.no_grad()
-    def keep_(self, rows: Tensor) -> None:
-        """Go on with these members alone; parameters stay the objects that they are."""
-        self.members = tuple(self.members[i] for i in rows.tolist())
-        self.put_(self.weights[rows], {name: b[rows] for name, b in self.buffers.items()})
-
-    @torch.no_grad()
     def put_(self, weights: Tensor, buffers: dict[str, Tensor]) -> None:
         """Go on from these weights and buffers."""
         self.weights, self.buffers = weights, buffers
@@ -161,12 +156,6 @@ class ModuleStack:
         for parameter in self.parameters.values():
             parameter.grad = None
         self._find_parts()
-
-    def restore_(self, weights: Tensor, buffers: dict[str, Tensor]) -> None:
-        """Put all members back, with these weights and buffers."""
-        self.members = self.all_members
-        self.put_(weights, buffers)
-        self.sync_()
 
     # What an objective sees
 
@@ -204,13 +193,14 @@ class ModuleStack:
         """Return the sum of the squared weights of each member's classifier, of shape (M,)."""
         return self._parts["classifier"].squared_weights()
 
+    # Copies would share no memory between parameters and matrix. The members are what is saved:
+    # in training an average, and later what a user has loaded into them.
+
     def __deepcopy__(self, memo):
-        self.sync_()  # copies would share no memory between parameters and matrix
-        return ModuleStack(copy.deepcopy(self.all_members, memo))
+        return ModuleStack(copy.deepcopy(self.members, memo))
 
     def __reduce__(self):
-        self.sync_()
-        return ModuleStack, (self.all_members,)
+        return ModuleStack, (self.members,)
 
     def _find_parts(self):
         for name, buffer in self.buffers.items():

@@ -101,7 +101,10 @@ def _mean_and_covariance(X, weight):
     return mean, covariance / n
 
 
-def gaussian_mixture(X, floor, n_components=None, weight=None, seed=0):
+COVARIANCE_TYPES = "full", "tied", "diag"
+
+
+def gaussian_mixture(X, floor, n_components=None, weight=None, seed=0, kinds=COVARIANCE_TYPES):
     """Fit a mixture of Gaussians to the rows, or to a sample of them.
 
     The Bayesian information criterion chooses whether covariances are full, the same for all
@@ -120,12 +123,16 @@ def gaussian_mixture(X, floor, n_components=None, weight=None, seed=0):
         Row weights: the sample has rows in proportion to them.
     seed : int
         Seed of the EM algorithm's start.
+    kinds : sequence of {"full", "tied", "diag"}
+        Kinds of covariances that are tried.
 
     Returns
     -------
     weights : ndarray of shape (n_components,)
     means : ndarray of shape (n_components, n_features)
     covariances : ndarray of shape (n_components, n_features, n_features)
+    kind : str
+        The best kind.
     """
     n_rows = _effective_number(weight, len(X))
     X = _sample(X, weight).astype(np.float64)
@@ -136,7 +143,7 @@ def gaussian_mixture(X, floor, n_components=None, weight=None, seed=0):
     else:
         numbers = [min(n_components, len(X))]
     fits = []
-    for covariance_type in ("full", "tied", "diag"):
+    for covariance_type in kinds:
         best, n_worse = np.inf, 0
         for n in numbers:
             fits.append(_fit_mixture(X, n, covariance_type, floor, seed, n_rows))
@@ -166,10 +173,10 @@ def mixture_of_columns(X, floor, isotropic=False, **params):
     -------
     loadings, noise_variance, mean
         As for :func:`factor_analysis`.
-    weights, means, covariances
+    weights, means, covariances, kind
         As for :func:`gaussian_mixture`, of z.
     """
-    weights, means, covariances = gaussian_mixture(X, floor, **params)
+    weights, means, covariances, kind = gaussian_mixture(X, floor, **params)
     average = np.einsum("c,cij->ij", weights, covariances)
     noise = np.maximum(floor, _noise_within(average, isotropic))
     root = np.sqrt(noise)
@@ -182,7 +189,8 @@ def mixture_of_columns(X, floor, isotropic=False, **params):
     means = (means - centre) / root @ axes
     scale = np.sqrt(weights @ (np.diagonal(covariances, axis1=1, axis2=2) + means**2))
     loadings = root[:, None] * axes * scale
-    return loadings, noise, centre, weights, means / scale, covariances / np.outer(scale, scale)
+    covariances = covariances / np.outer(scale, scale)
+    return loadings, noise, centre, weights, means / scale, covariances, kind
 
 
 def mixture_of_factors(X, n_factors, floor, isotropic=False, weight=None, **params):
@@ -204,7 +212,7 @@ def mixture_of_factors(X, n_factors, floor, isotropic=False, weight=None, **para
 
     Returns
     -------
-    loadings, noise_variance, mean, weights, means, covariances
+    loadings, noise_variance, mean, weights, means, covariances, kind
         As from :func:`mixture_of_columns`. The mixture may leave out weak factors, the last.
     """
     loadings, noise, mean = factor_analysis(X, n_factors, weight, isotropic)
@@ -218,9 +226,9 @@ def mixture_of_factors(X, n_factors, floor, isotropic=False, weight=None, **para
     scores = X @ gain.astype(X.dtype) - mean @ gain
     a = signal / (1 + signal)
     variance = a / (1 + signal)  # a (1 - a), which would round to zero for a strong signal
-    weights, means, covariances = gaussian_mixture(scores, variance, weight=weight, **params)
+    weights, means, covariances, kind = gaussian_mixture(scores, variance, weight=weight, **params)
     covariances = (covariances - np.diag(variance)) / np.outer(a, a)
-    return loadings, noise, mean, weights, means / a, covariances
+    return loadings, noise, mean, weights, means / a, covariances, kind
 
 
 def _noise_within(covariance, isotropic):
@@ -266,7 +274,8 @@ def _fit_mixture(X, n_components, covariance_type, floor, seed, n_rows):
     model.set_params(covariance_type="full")
     model.precisions_cholesky_ = np.linalg.inv(np.linalg.cholesky(covariances)).transpose(0, 2, 1)
     penalty = np.log(n_rows) * (n_parameters[covariance_type] + c * d + c - 1)
-    return penalty - 2 * n_rows * model.score(X), model.weights_, model.means_, covariances
+    bic = penalty - 2 * n_rows * model.score(X)
+    return bic, model.weights_, model.means_, covariances, covariance_type
 
 
 def _effective_number(weight, n):

@@ -1,7 +1,7 @@
 """GaussianVAE: transformer, density and generator."""
 
 from functools import partial
-from numbers import Integral, Real
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -10,24 +10,20 @@ from sklearn.utils import check_scalar
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from ._base import INITS, N_DESCRIBED, BaseGaussianVAE
+from ._base import N_DESCRIBED, BaseGaussianVAE, Table
 from ._groups import merge_copies
 from ._random import draw_seeds
+from ._recipe import DENSITY
 from ._sklearn_callbacks import with_callbacks
 from ._start import MAX_ROWS, factor_analysis, mixture_of_columns, mixture_of_factors
 from ._together import compute_once
-from ._training_plan import FEW_ROWS
 from ._validation import check_groups, drop_unweighted
 from .likelihood import lower_bound, marginal_log_prob
+from .nn import NOISE_MODELS, PRIORS
 from .objectives import elbo, importance_weighted_bound
 
-MAX_COMPONENTS = 32
-N_PRIOR_COMPONENTS = 8
-N_ESTIMATORS = 5
-MAX_ROWS_OF_SEVERAL = 10_000
-PRIOR_DELAY = 0.5
-# Of fewer held-out rows the best epoch is a matter of chance.
-FEW_VALIDATION_ROWS = 50
+N_PRIOR_COMPONENTS = 8  # where no classical model says how many
+FEW_ROWS = 10
 
 
 class GaussianVAE(BaseGaussianVAE):
@@ -53,8 +49,8 @@ class GaussianVAE(BaseGaussianVAE):
     Parameters
     ----------
     n_components : int, default=None
-        Width of the latent space. None: as many as columns, at most 32 and at most a quarter
-        of the rows. With ``prior="standard"`` components that are not needed stay unused
+        Width of the latent space. None: as many as columns, but fewer if there are many columns
+        or few rows. With ``prior="standard"`` components that are not needed stay unused
         (``n_active_components_``).
     kl_weight : float, default=1.0
         Weight of the KL term. One maximises a bound on the likelihood; more gives fewer,
@@ -73,77 +69,37 @@ class GaussianVAE(BaseGaussianVAE):
         density [2]_: none exceeds :math:`-\sum_j \log(\sqrt{2 \pi} \, \sigma_{\min, j})`.
         "auto" is 0.003 (0.01 for a constant column), and up to h / √12 for a column with
         spacing h whose values repeat, on which a density could otherwise grow by spikes.
-    init : {"auto", "factor_analysis", "mixture", "random"}, default="auto"
-        Start of training; "auto" is "mixture" for a mixture prior and "factor_analysis" for
-        the standard one, and where ``max_epochs`` and ``patience`` are "auto" a "random"
-        start is trained beside it in the first cycle, after which only the better one is
-        kept; not so with ``net_params``, in cross-validation, nor with fewer than 50 held-out
-        rows.
-        (``n_init`` counts such pairs.) With "factor_analysis" the model starts as
-        scikit-learn's FactorAnalysis of the training rows (as probabilistic PCA for
-        isotropic noise), and the validation bound never ends below it. "mixture" needs
-        ``prior="mixture"``: the model starts as a GaussianMixture of the training rows (of
-        5000 where there are more), less sharp where a component holds less noise than the
-        decoder, whose variance starts the same everywhere. With fewer components than
-        columns it is a mixture in the plane of FactorAnalysis, a mixture of factor
-        analysers with common loadings.
-    prior : {"standard", "mixture"}, default="mixture"
-        p(z): N(0, I), or a mixture of Gaussians with full covariances that is learned with
-        the rest; of more than 10 000 training rows it rests in the first half of the (first)
-        cycle. Unless it starts at a mixture it starts near N(0, I).
-    n_prior_components : int or "auto", default="auto"
-        Gaussians in the mixture prior. "auto" lets the start at a mixture choose 1 to 64 by
-        the Bayesian information criterion, at most one for five rows and for twice as many
-        rows as there are columns, or factors of them; a random start beside it has as many, any
-        other start 8. That start takes no more than there are rows.
-    n_train_draws : int, default=4
-        Draws of z in the training bound. One is the evidence lower bound, more the
-        importance-weighted bound [3]_, which is nearer to the log-likelihood.
-    standardize : bool, default=True
-        Whether to standardise the columns; else noise is in the units of X.
+    prior : {"standard", "mixture"} or int, default="mixture"
+        p(z): N(0, I), or a mixture of Gaussians with full covariances, of a number that the
+        Bayesian information criterion chooses, or of this number. It decides the start too,
+        which is a classical model of the training rows. With "standard" it is scikit-learn's
+        FactorAnalysis (probabilistic PCA for isotropic noise). With a mixture it is
+        GaussianMixture, less sharp where a component holds less noise than the decoder, whose
+        variance starts the same everywhere; with fewer components than columns it is a mixture
+        in the plane of FactorAnalysis, a mixture of factor analysers with common loadings.
     max_epochs : int or "auto", default="auto"
-        Passes over the training rows. "auto" takes 100; more where these are less than 1000
-        steps; fewer, but 10 at least, where they would see more than 2 million rows. Where
-        held-out rows find the best epoch in their last tenth, a second cycle of the learning
-        rate, twice as long, goes on from there: three times as many in all. Not so where these
-        are fewer than 20, nor where ``patience`` is set. 0 keeps the start.
+        Passes over the training rows. "auto": see the user guide, which has a table of all
+        that it means. 0 keeps the start.
     batch_size : int or "auto", default="auto"
-        Rows in a step. "auto" is a sixteenth of the rows, between 16 and 512.
+        Rows in a step.
     lr : float or "auto", default="auto"
-        Largest learning rate; it rises over the first 5 % of the steps and falls as half a
-        cosine. "auto" is 0.01. The optimizer is AdamW; with 128 rows a step or more, counted
-        once for each draw, the weight matrices of hidden layers have the orthogonal steps of
-        Muon (Jordan et al. 2024).
-    weight_decay : float, default=0.0
-        Decoupled weight decay, as of AdamW, of the weights of the hidden layers.
-    early_stopping : bool, default=True
-        Whether to judge each epoch by rows that were not trained on, keep the best (the start
-        included), and stop when there is no better one for long.
-    validation_fraction : float or "auto", default="auto"
-        Share of rows held out for early stopping; fewer than three rows are not held out.
-        "auto" is a tenth. From 10 rows to 490 it is five-fold cross-validation in its place: five
-        more models are trained in the same stack, each without a fifth of the rows, and the
-        model, which trains on all rows, keeps the epoch with the best bound on these fifths,
-        the average of the middle three. A tenth it is with ``net_params``, with batches of one
-        row, and with ``warm_start``, which has to be set before the first fit.
-    patience : int or "auto", default="auto"
-        Epochs without improvement after which training stops. "auto" waits to the end: only
-        once the learning rate has fallen it is known what an epoch is worth.
+        Largest learning rate. The rate rises at first, then it falls as half a cosine.
+    validation_fraction : float, "auto" or None, default="auto"
+        Share of the rows that a model does not see, and by which it is judged. All models keep
+        the epoch that is best on average over them. "auto" is cross-validation: the rows are
+        divided into parts, and each model does not see another part. None holds out nothing and
+        keeps the last epoch.
+    n_estimators : int, default=5
+        Number of models, trained at once, each with its own order of rows, draws and held-out
+        rows. The second starts at random, the others at a classical model of their rows.
+        The density is the mean of theirs, a mixture with equal weights [4]_, and so is what
+        ``sample`` draws from; the latent space is that of the first, ``module_``. Without
+        training (``max_epochs=0``) there is one.
     n_draws : int, default=256
         Draws of z in ``score_samples`` and ``elbo``, shared out between the models (of five
         each has 52 of 260), and in ``reconstruct``: scrambled Sobol points that are seeded in
         ``fit`` and shared by all rows, so that answers do not depend on which rows are asked
         for together. A power of two for each model is best.
-    n_init : int, default=1
-        Number of starts of each model, trained at once, of which that with the best validation
-        loss (without held-out rows: training loss) is kept.
-    n_estimators : int or "auto", default="auto"
-        Number of models, trained at once, each with its own start, number of Gaussians, order of
-        rows, draws and held-out rows; in cross-validation the first models of the folds, which
-        are there anyhow, take the place of further ones. The density is the mean of theirs, a
-        mixture with equal weights [4]_, and so is what ``sample`` draws from; the latent space
-        is that of one, ``module_``. "auto" is five; one of more than 10 000 rows, with
-        ``net_params``, and where there is no training (``max_epochs=0``).
     warm_start : bool, default=False
         Whether ``fit`` continues with the weights and the scaling of the last one.
     device : str or torch.device, default="auto"
@@ -169,25 +125,23 @@ class GaussianVAE(BaseGaussianVAE):
         Epochs trained, and the epoch whose weights are kept (0: the start).
     history_ : list of dict
         For each epoch: loss, reconstruction and KL, of training and validation rows, in
-        nats a row, in standardised units. In cross-validation those of validation rows are
-        averages over the models of the folds.
+        nats a row, in standardised units: averages over the models.
     kl_per_component_ : ndarray of shape (n_components_,)
-        Average KL divergence of each component, in nats: the information that it carries.
+        Average KL divergence of each component of the first model, in nats: the information that
+        it carries.
         With a mixture prior: beyond what the components before it tell.
     n_active_components_ : int
         Components with more than 0.01 nats.
     n_prior_components_ : int
         Gaussians in the prior; of several models, the most that any has.
     noise_variance_ : ndarray of shape (n_features_in_,)
-        Average decoder variance of each feature, in squared units of X.
+        Average decoder variance of each feature, over all models, in squared units of X.
     min_noise_ : ndarray of shape (n_features_in_,)
         Floor of the decoder's standard deviation, in standardised units.
     net_ : GaussianVAENet
         The skorch net.
     module_ : GaussianVAEModule
-        The torch module; of several that with the best validation loss, on its own held-out
-        rows, or where folds judge it, of those that were trained on all rows. What is said of
-        latent space, noise and training (``history_``) belongs to it.
+        The torch module; of several the first, whose latent space ``transform`` returns.
     modules_ : list of GaussianVAEModule
         All of them, ``module_`` first.
     device_ : str
@@ -221,22 +175,15 @@ class GaussianVAE(BaseGaussianVAE):
     (3, 4)
     """
 
-    _learning_rate = 0.01
-    _starts_as_model = True
-    _min_training_rows = FEW_ROWS  # of fewer the start of all rows is better
-    _n_decoders = 1  # that whose latent space is shown
+    _habits = DENSITY
     _min_noise = 0.003  # what columns leave of each other's variance may be little
-    _n_valid_points = 1024
-    _patience = None  # the best epoch may come when the rate has fallen, after a bad start
-    _n_cycles = 2
-    _delayed_from = 10_000  # training rows
+    _nothing_to_find = "if the columns are independent of each other, there is nothing to find"
     _parameter_constraints: dict = {
         **BaseGaussianVAE._parameter_constraints,
-        "init": [StrOptions({*INITS, "auto", "mixture"})],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither"), StrOptions({"auto"})],
-        "prior": [StrOptions({"standard", "mixture"})],
-        "n_prior_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "n_estimators": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "prior": [
+            StrOptions(set(PRIORS)),
+            Interval(Integral, 1, None, closed="left"),
+        ],
     }
 
     def __init__(
@@ -248,21 +195,13 @@ class GaussianVAE(BaseGaussianVAE):
         activation="silu",
         noise="heteroscedastic",
         min_noise="auto",
-        init="auto",
         prior="mixture",
-        n_prior_components="auto",
-        n_train_draws=4,
-        standardize=True,
         max_epochs="auto",
         batch_size="auto",
         lr="auto",
-        weight_decay=0.0,
-        early_stopping=True,
         validation_fraction="auto",
-        patience="auto",
+        n_estimators=5,
         n_draws=256,
-        n_init=1,
-        n_estimators="auto",
         warm_start=False,
         device="auto",
         random_state=None,
@@ -275,21 +214,13 @@ class GaussianVAE(BaseGaussianVAE):
         self.activation = activation
         self.noise = noise
         self.min_noise = min_noise
-        self.init = init
         self.prior = prior
-        self.n_prior_components = n_prior_components
-        self.n_train_draws = n_train_draws
-        self.standardize = standardize
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.lr = lr
-        self.weight_decay = weight_decay
-        self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.n_draws = n_draws
-        self.n_init = n_init
         self.n_estimators = n_estimators
+        self.n_draws = n_draws
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
@@ -333,7 +264,7 @@ class GaussianVAE(BaseGaussianVAE):
             X = self._validate_rows(X, reset=not self._continues(), ensure_min_samples=2)
             weight, X, groups = drop_unweighted(sample_weight, X, check_groups(groups, X))
             weight, groups, kept = merge_copies(weight, groups, X)
-            return self._fit(X[kept], weight=weight, groups=groups)
+            return self._fit(Table(X[kept], weight=weight, groups=groups))
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
@@ -363,7 +294,7 @@ class GaussianVAE(BaseGaussianVAE):
         Raises
         ------
         ValueError
-            When ``net_params``, ``weight_decay`` or ``device`` are not those of the first call.
+            When ``net_params`` or ``device`` are not those of the first call.
         KeyboardInterrupt
             When the pass is interrupted; the model is then as it was before.
         """
@@ -375,7 +306,7 @@ class GaussianVAE(BaseGaussianVAE):
             if reset:
                 weight, _, kept = merge_copies(weight, None, X)
                 X = X[kept]
-            return self._partial_fit(X, weight=weight)
+            return self._partial_fit(Table(X, weight=weight))
 
     def inverse_transform(self, X):
         """Return the decoder's mean, in the units of the rows.
@@ -434,7 +365,7 @@ class GaussianVAE(BaseGaussianVAE):
             Nats, for a density in the units of X.
         """
         check_is_fitted(self)
-        loc_range = getattr(self, "_loc_range", None)  # not in training
+        loc_range = vars(self).get("_loc_range")  # not in training
         if loc_range is not None:
             loc_range = tuple(torch.from_numpy(bound.copy()) for bound in loc_range)
         return self._log_density(partial(marginal_log_prob, loc_range=loc_range), X)
@@ -500,12 +431,11 @@ class GaussianVAE(BaseGaussianVAE):
         (seed,) = draw_seeds(random_state, 1)
         generator = torch.Generator(self.device_).manual_seed(seed)
         dtype, rng = np.dtype(self._dtype), np.random.default_rng(seed)
-        modules = self.modules_[: self._n_mixed]
         noise = rng.standard_normal((n_samples, self.n_features_in_), dtype)
-        chosen = rng.integers(len(modules), size=n_samples)
+        chosen = rng.integers(len(self.modules_), size=n_samples)
         z = np.empty((n_samples, self.n_components_), dtype)
         for i, count in zip(*np.unique(chosen, return_counts=True), strict=True):
-            prior = self._for_inference(modules[i], dtype).prior
+            prior = self._for_inference(self.modules_[i], dtype).prior
             z[chosen == i] = prior.sample(int(count), generator).cpu().numpy()
 
         def drawn(modules, z, noise, chosen):
@@ -517,118 +447,69 @@ class GaussianVAE(BaseGaussianVAE):
                 rows[own] = torch.addcmul(loc, log_scale.exp(), own_noise)
             return (rows,)
 
-        inverses = [self._target_scaler.inverse]
-        arrays = z, noise, chosen
-        (rows,) = self._by_rows(drawn, *arrays, inverses=inverses, n_modules=len(modules))
+        (rows,) = self._answer(drawn, z, noise, chosen, inverses=[self._target_scaler.inverse])
         return rows
 
-    _nothing_to_find = "if the columns are independent of each other, there is nothing to find"
-
-    def _choose_n_components(self, X, target):
-        return min(X.shape[1], MAX_COMPONENTS, max(1, len(X) // 4))
-
-    def _count_members(self, n_rows):
-        if self.n_estimators != "auto":
-            return self.n_estimators
-        # What net_params brings may not allow for several models; without training they are one.
-        alone = self.net_params or self.max_epochs == 0 or n_rows > MAX_ROWS_OF_SEVERAL
-        return 1 if alone else N_ESTIMATORS
-
-    def _cross_validates(self, n_rows, n_held_out):
-        if self.validation_fraction != "auto" or n_held_out >= FEW_VALIDATION_ROWS:
-            return False
-        # A continued fit would be judged by rows that it was trained on. What net_params brings
-        # may not allow for several models; batches of one row none for the smaller ones.
-        as_one = not self.warm_start and not self.net_params and self.batch_size != 1
-        return as_one and n_rows >= FEW_ROWS
-
-    def _bound_params(self):
-        bound = elbo if self.n_train_draws == 1 else importance_weighted_bound
-        return {"criterion__bound": bound}
-
-    def _set_up(self, X, target, weight, seeds):
-        super()._set_up(X, target, weight, seeds)
-        prior = "of net_params" if "prior" in self._module_spec else self.prior
-        if self.init == "mixture" and prior != "mixture":
-            raise ValueError(
-                f"init='mixture' starts a mixture prior, but prior={prior!r}. Use "
-                "prior='mixture', or init='factor_analysis'."
-            )
-        self.n_prior_components_ = 1
-        if prior == "mixture":
-            auto = self.n_prior_components == "auto"
-            self._set_prior_components(N_PRIOR_COMPONENTS if auto else self.n_prior_components)
-
-    def _resolve_training(self, n_rows, n_valid, n_folds=0):
-        super()._resolve_training(n_rows, n_valid, n_folds)
-        # A mixture that learns from the first step can keep the encoder linear. Of fewer rows it
-        # is better all the same.
-        if n_rows > self._delayed_from and "n_prior_components" in self._module_spec:
-            self._training["prior_delay"] = PRIOR_DELAY
-
-    def _set_prior_components(self, n):
-        self.n_prior_components_ = self._module_spec["n_prior_components"] = int(n)
-
     def _get_structure(self):
-        prior = {"prior": self.prior, "n_prior_components": self.n_prior_components}
-        return super()._get_structure() | prior
+        return super()._get_structure() | {"prior": self.prior}
 
-    def _choose_inits(self, n_valid=0):
-        if self.init != "auto":
-            return [self.init]
-        classical = "mixture" if "n_prior_components" in self._module_spec else "factor_analysis"
-        # Where held-out rows can tell which is better. Callbacks see one model.
-        is_open = self.max_epochs == self.patience == "auto" and not self.net_params
-        judged = is_open and n_valid >= FEW_VALIDATION_ROWS
-        return [classical, "random"] if judged else [classical]
+    def _set_up(self, table, recipe):
+        super()._set_up(table, recipe)
+        vars(self).pop("_loc_range", None)  # of an earlier fit
+        if "prior" in self._module_spec or self.prior == "standard":
+            return
+        if isinstance(self.prior, str) and self.prior != "mixture":
+            self._module_spec["prior"] = self.prior
+        else:
+            n = N_PRIOR_COMPONENTS if self.prior == "mixture" else self.prior
+            self._module_spec["n_prior_components"] = int(n)
 
-    def _new_modules(self, rows, starts, n_alike):
-        modules = super()._new_modules(rows, starts, n_alike)
+    def _criterion_params(self):
+        is_one = self._net_params.get("criterion__n_draws") == 1
+        return {"criterion__bound": elbo if is_one else importance_weighted_bound}
+
+    def _new_modules(self, rows):
+        self._choice = {}
+        modules = super()._new_modules(rows)
+        del self._choice
         if "n_prior_components" in self._module_spec:  # the most that any has
-            self._set_prior_components(modules[0].prior.n_components)
+            self._module_spec["n_prior_components"] = modules[0].prior.n_components
         self.n_prior_components_ = int(getattr(modules[0].prior, "n_components", 1))
         return modules
 
-    def _start(self, module, rows, init, like):
+    def _start(self, module, rows, i):
+        # A classical model of the rows, which a network without linear paths cannot be. The second
+        # model starts at random: where the classical one is a trap, it finds what others miss.
+        if i == 1 or not self._module_spec.get("linear", True):
+            return
         step = -(-len(rows) // MAX_ROWS)
         part = rows.subset(slice(None, None, step)) if step > 1 else rows
         X, weight = (a if a is None else a.numpy() for a in (part.v1, part.weight))
-        isotropic = self.noise == "isotropic"
-        floor = self.min_noise_**2
+        tied = {name for name, model in NOISE_MODELS.items() if model.tied}
+        isotropic, floor = self._module_spec["noise"] in tied, self.min_noise_**2
         if len(X) < FEW_ROWS:  # which say little of how columns depend on each other
             floor = np.maximum(floor, X.var(0, dtype=np.float64) / len(X))
-        if init == "factor_analysis":
+        if "n_prior_components" not in self._module_spec:
             model = compute_once(factor_analysis, X, self.n_components_, weight, isotropic)
             if len(X) < FEW_ROWS:
                 model = model[0], np.maximum(model[1], floor), model[2]
             module.start_at_factor_analysis(*map(torch.from_numpy, model))
-        elif init == "mixture":
-            n = self.n_prior_components
-            if n == "auto":
-                n = None if module is like else like.prior.n_components
-            params = {
-                "floor": np.full_like(floor, floor.max()) if isotropic else floor,
-                "isotropic": isotropic,
-                "weight": weight,
-                "n_components": n,
-                "seed": self._draws_seed,
-            }
-            if self.n_components_ < X.shape[1]:
-                model = compute_once(mixture_of_factors, X, self.n_components_, **params)
-            else:
-                model = compute_once(mixture_of_columns, X, **params)
-            module.start_at_mixture(*map(torch.from_numpy, model))
-            if module is like:
-                self._set_prior_components(module.prior.n_components)
-
-    @property
-    def _n_mixed(self):
-        """How many modules make the density: in training, when some are rivals, the first."""
-        return None if hasattr(self, "_loc_range") else 1
-
-    def _train(self, *args, **params):
-        vars(self).pop("_loc_range", None)  # that of other modules
-        super()._train(*args, **params)
+            return
+        params = {
+            "floor": np.full_like(floor, floor.max()) if isotropic else floor,
+            "isotropic": isotropic,
+            "weight": weight,
+            "seed": self._draws_seed,
+            "n_components": None if self.prior == "mixture" else self.prior,
+            **self._choice,  # of the first
+        }
+        if self.n_components_ < X.shape[1]:
+            model = compute_once(mixture_of_factors, X, self.n_components_, **params)
+        else:
+            model = compute_once(mixture_of_columns, X, **params)
+        *model, kind = model
+        module.start_at_mixture(*map(torch.from_numpy, model))
+        self._choice = {"n_components": module.prior.n_components, "kinds": (kind,)}
 
     @torch.no_grad()
     def _describe(self, train):
@@ -636,20 +517,17 @@ class GaussianVAE(BaseGaussianVAE):
         # Where the posterior means of training rows lie: beyond, q is not to be trusted.
         bounds = []
         for module, rows in zip(self.modules_, train, strict=True):
-            module.eval()
             v1 = rows.subset(slice(None, N_DESCRIBED)).v1.to(self.device_)
             loc, _ = module.encoder.loc_and_log_scale(v1)
             bounds.append(torch.stack([loc.amin(0), loc.amax(0)]))
-        self._loc_range = tuple(torch.stack(bounds, 1).cpu().numpy())
+        low, high = torch.stack(bounds, 1).cpu().numpy()
+        if self._keeps_optimizer and "_loc_range" in vars(self):  # few rows of many passes
+            before_low, before_high = self._loc_range
+            low, high = np.minimum(low, before_low), np.maximum(high, before_high)
+        self._loc_range = low, high
 
     def _log_density(self, estimate, X):
-        check_is_fitted(self)
-        X = self._validate_rows(X)
-        draws = self._draws()
-        (log_prob,) = self._by_rows(
-            lambda modules, v1: (estimate(modules, v1, v1, draws),),
-            X,
-            scalers=[self._scaler],
-            n_modules=self._n_mixed,
+        (log_prob,) = self._answer_from_draws(
+            lambda modules, v1, draws: (estimate(modules, v1, v1, draws),), X
         )
         return log_prob - self._scaler.log_abs_det

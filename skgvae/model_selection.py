@@ -17,28 +17,34 @@ from ._together import drain, idle_seconds, run_together
 __all__ = ["StackedGridSearchCV", "StackedRandomizedSearchCV"]
 
 _ALL = 10**5  # joblib calculates with less than 10**6
-_OWN_TO_MODEL = (
-    "kl_weight", "min_noise", "weight_decay", "random_state", "n_draws", "init",
-    "n_prior_components", "n_estimators", "n_init",
-)  # fmt: skip
+_OWN_TO_MODEL = "kl_weight", "min_noise", "random_state", "n_draws"
 
 
 class StackedGridSearchCV(GridSearchCV):  # numpydoc ignore=PR02
     """Exhaustive search over parameters that trains many candidates at the price of few.
 
     It is :class:`sklearn.model_selection.GridSearchCV`, with the same parameters, attributes
-    and results, up to rounding (see Notes). What differs is how it trains: a step of a
-    small network is overhead, so all candidates and folds whose networks are alike take it
-    together. Alike are networks of the same hidden layers (``hidden_layer_sizes``,
-    ``activation``, ``noise``), with the same settings of training and the same numbers of
-    batches and of validation rows; ``kl_weight``, ``min_noise``, ``weight_decay``,
-    ``random_state``, ``init`` (not where "auto" brings a second start) and the number of
-    Gaussians in a mixture prior may differ. So may ``n_components``, up to the width of the
-    last hidden layer: from the smallest number on they join until there are 25 networks,
-    padded to the largest of them. For GaussianVAERegressor, and with unlabelled rows, the
-    numbers of training rows (and of labels) must be the same too. Whatever is alike no other
-    (estimators that are not of this package, networks with modules of the user's own or with
-    callbacks, a verbose fit) is trained alone.
+    and results, up to rounding (see Notes). Only training differs: the networks of all
+    candidates and folds that are alike take their steps together. A step of a small network is
+    mostly overhead, so a common step costs little more than the step of one network.
+
+    Two fits are alike if all of these are equal:
+
+    - the architecture: the number of models (``n_estimators``), their layers (``n_components``,
+      ``hidden_layer_sizes``, ``activation``), the ``noise`` and the kind of ``prior``;
+    - the recipe: ``max_epochs``, ``lr``, ``vae_weight`` and all other settings of training, or
+      what "auto" makes of them;
+    - the number of batches in an epoch, and the number of rows that judge a model;
+    - for GaussianVAERegressor, and if some rows have no label, also the number of training rows
+      of each model: there the loss of a row depends on the other rows of its batch. The share of
+      labels must be the same, too.
+
+    ``kl_weight``, the penalty on the weights of the classifier's head, ``min_noise``,
+    ``random_state``, ``n_draws`` and the number of Gaussians in a mixture prior may differ.
+
+    A fit is trained alone if no other is like it. So is a fit with callbacks, a verbose fit, and
+    a fit with a network of the user's own (``classifier``, or ``module`` in ``net_params``).
+    Estimators of other packages are fitted as ever.
 
     The estimator may be, or contain, a model of this package, as the last step of a
     :class:`~sklearn.pipeline.Pipeline` does; the other steps are fitted for each candidate and
@@ -82,9 +88,12 @@ class StackedGridSearchCV(GridSearchCV):  # numpydoc ignore=PR02
     forgotten before more start. A stack whose step would take more than 1 GiB is trained in
     parts. This changes results by rounding alone.
 
-    Sums in a stack round otherwise than alone. Of a few epochs that is seen in no more than the
-    last digits of float32, but training amplifies it as it does a change of the data by 1e-7:
-    after many epochs scores may differ in the second digit after the point, or in the first.
+    Sums in a stack are rounded differently. After a few epochs scores agree to six digits, or to
+    four if columns nearly determine each other. Longer training amplifies the difference, as it
+    amplifies a change of the data by 1e-7: after many epochs scores may differ in the second
+    digit after the point, or in the first.
+
+    An interrupt ends the whole search.
 
     ``cv_results_["mean_fit_time"]`` is the time of a fit's own preparation and an equal share
     of the common training.

@@ -87,6 +87,19 @@ def test_cost_compares_medians_with_the_baseline(monkeypatch, tmp_path, capsys):
     assert "processor time 0.5, wall time 0.5; ours - old, nll: median -0.200" in printed
 
 
+def test_the_network_of_figure_2_decodes_pixels(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    aevb = importlib.import_module("aevb")
+    monkeypatch.setattr(aevb, "N_VALID", 10)
+    pixels = np.random.default_rng(0).beta(0.3, 0.3, size=(60, 6))
+    pixels[:, 5] = 0.25
+    vae = aevb.sigmoid(2, 4, pixels).fit(pixels)
+    assert vae.n_epochs_ == 4
+    decoded, noise = vae.decode(np.random.default_rng(0).normal(0, 9, (50, 2)), return_std=True)
+    assert 0 < decoded.min() < decoded.max() < 1
+    assert noise.min() > aevb.LEVEL * (1 - 1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", PRINTED)
 def test_speed_prints_its_tables(part):

@@ -12,9 +12,11 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import Callback
 from torch import nn
 
 from skgvae import GaussianVAEClassifier
+from skgvae.net import RowDataset
 from skgvae.nn import ClassifierHead
 
 FAST = {
@@ -120,7 +122,11 @@ def test_weight_zero_trains_the_classifier_alone(wine):
 
 def test_history_holds_the_three_parts(wine):
     model = GaussianVAEClassifier(
-        **FAST, vae_weight=0.3, kl_weight=0.2, n_train_draws=1, early_stopping=False
+        **FAST,
+        vae_weight=0.3,
+        kl_weight=0.2,
+        validation_fraction=None,
+        net_params={"criterion__n_draws": 1},
     ).fit(*wine)
     for record in model.history_:
         vae = record["train_reconstruction"] + 0.2 * record["train_kl"]
@@ -158,21 +164,44 @@ def test_one_class(wine):
     np.testing.assert_allclose(model.predict_proba(X), 1)
 
 
+class Rows(Callback):
+    """Keeps the rows that the first model is trained on, and those that judge it."""
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        self.train_ = self.valid_ = None
+
+    def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+        self.train_, self.valid_ = (
+            None if rows is None else RowDataset(*self.first(rows))
+            for rows in (dataset_train, dataset_valid)
+        )
+
+    @staticmethod
+    def first(rows):
+        places = torch.arange(rows.counts[0]).expand(len(rows.counts), -1)
+        return [None if part is None else part[0] for part in rows.take(places)]
+
+
 def test_what_rows_without_a_label_weigh(wine):
     X, y = wine
-    hidden = np.where(np.arange(178) % 4 == 0, y, -1)
+    hidden = np.where(np.arange(178) % 3 > 0, y, -1)
     weight, V = np.linspace(1, 3, 178), X[:, :4].copy()
     V[hidden < 0] = np.nan  # the second vector was measured where the label was
-    model = GaussianVAEClassifier(
-        unlabeled=-1, class_weight={0: 0.0}, early_stopping=False, **FAST
-    )
-    *_, label, row_weight, _ = model._validate_training(X, hidden, V, weight, reset=True)
-    _, label_weight = model._weigh_labels(label, row_weight)
+    rows = Rows()
+    GaussianVAEClassifier(
+        unlabeled=-1,
+        class_weight={0: 0.0},
+        validation_fraction=None,
+        net_params={"callbacks": [rows]},
+        **FAST,
+    ).fit(X, hidden, X_target=V, sample_weight=weight)
+    label_weight = rows.train_.label_weight.numpy()
     np.testing.assert_allclose(
         label_weight[hidden < 0], -weight[hidden < 0] / weight.mean(), rtol=1e-6
     )
     assert not label_weight[hidden == 0].any()
     assert label_weight.clip(0).mean() == pytest.approx(1)
+    assert not rows.train_.weight[hidden < 0].any()  # nothing is known of their targets
 
 
 def test_class_weight(wine):
@@ -226,19 +255,18 @@ def test_unlabeled_rows(wine):
     np.testing.assert_array_equal(other.predict_proba(X), model.predict_proba(X))
     # Without a weight on them or on the auto-encoder only labelled rows count.
     losses = []
-    for change in (0.0, 100.0):
+    for order in (1, -1):  # in which the units of the columns are the same
         moved = X.copy()
-        moved[::2] += change * (np.arange(len(X[::2])) == 0)[:, None]
+        moved[::2] = X[::2][::order]
         alone = GaussianVAEClassifier(
             **FAST,
             unlabeled=-1,
-            pseudo_weight=0.0,
-            standardize=False,
+            net_params={"criterion__pseudo_weight": 0.0},
             vae_weight=0.0,
-            early_stopping=False,
+            validation_fraction=None,
         )
         alone.fit(moved, hidden, X_target=X[:, :2])
-        losses.append(alone.history_[0]["train_cross_entropy"])
+        losses.append([record["train_cross_entropy"] for record in alone.history_])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
@@ -252,7 +280,9 @@ def test_boundaries_move_to_where_there_are_few_rows():
     X[:6, 0] = np.where(y[:6], 1.0, -1.0) * [1.0, 1.0, 1.3, 1.3, 1.6, 1.6]
     hidden = np.where(np.arange(400) < 6, y, -1)
     accuracy = [
-        GaussianVAEClassifier(unlabeled=-1, pseudo_weight=weight, max_epochs=100, random_state=k)
+        GaussianVAEClassifier(
+            unlabeled=-1, net_params={"criterion__pseudo_weight": weight}, random_state=k
+        )
         .fit(X, hidden)
         .score(X, y)
         for weight, k in ((0.0, 0), (3.0, 0), (3.0, 1), (3.0, 2))
@@ -293,12 +323,11 @@ def test_rows_without_a_target_train_the_classifier_only(wine):
 def test_the_held_out_rows_have_the_shares_of_the_classes():
     X = np.random.default_rng(0).standard_normal((200, 2))
     y = np.repeat([0, 1, 2], [160, 31, 9])
-    model = GaussianVAEClassifier(**FAST).fit(X, y)
+    rows = Rows()
+    model = GaussianVAEClassifier(**FAST, net_params={"callbacks": [rows]}).fit(X, y)
     assert model.net_.criterion_.penalty == 3 / 200
-    rows = model._to_rows(X, X, None, y, np.ones(200, np.float32))
-    [(train, valid)] = model._split(rows, None, 0)
-    assert np.bincount(valid.label, minlength=3).tolist() == [16, 3, 1]
-    assert len(train) == 180
+    assert np.bincount(rows.valid_.label, minlength=3).tolist() == [16, 3, 1]
+    assert len(rows.train_) == 180
 
 
 def test_few_labels_are_all_trained_on(wine):
@@ -311,17 +340,17 @@ def test_few_labels_are_all_trained_on(wine):
         model = GaussianVAEClassifier(
             unlabeled=-1, vae_weight=vae_weight, n_estimators=2, max_epochs=40, random_state=0
         ).fit(X, hidden)
-        assert "valid_loss" not in model.history_[-1]
+        assert "valid_loss" in model.history_[-1]
         assert model.score(X, y) > 0.85
     # Within an epoch they are repeated until half of the rows have a label.
-    labels = (hidden, np.where(hidden >= 0, 178 / 27, -1.0))
-    rows = model._to_rows(X, X, None, labels[0].clip(0), labels[1].astype(np.float32))
-    balanced = model._balance(rows)
+    rows = Rows()
+    params = {"validation_fraction": None, "net_params": {"callbacks": [rows]}}
+    model = GaussianVAEClassifier(unlabeled=-1, **params, **FAST).fit(X, hidden)
+    balanced = rows.train_
     assert (balanced.label_weight > 0).float().mean().item() == pytest.approx(0.47, abs=0.01)
     assert balanced.weight.mean().item() == pytest.approx(1)
-    sums = [(part.weight if part.weight is not None else torch.ones(178))[part.label_weight > 0]
-            .sum() / len(part) for part in (rows, balanced)]  # fmt: skip
-    assert sums[1].item() == pytest.approx(27 / 178)
+    of_labeled = balanced.weight[balanced.label_weight > 0].sum().item()
+    assert of_labeled / len(balanced) == pytest.approx(27 / 178)
     assert balanced.label_weight.clamp(min=0).mean().item() == pytest.approx(1)
     unlabeled = -balanced.label_weight.clamp(max=0).mean().item()
     assert unlabeled == pytest.approx(151 / 178)  # their share of all rows, as without repetition
@@ -402,7 +431,7 @@ def test_shared_noise_at_any_weight(vae_weight, wine):
         noise="homoscedastic",
         vae_weight=vae_weight,
         max_epochs=40,
-        early_stopping=False,
+        validation_fraction=None,
         random_state=0,
     ).fit(X, y)
     assert len(model.history_) == 40  # no loss that is not finite ended training
@@ -616,7 +645,8 @@ def test_columns_of_the_target_keep_their_names(wine):
 
 def test_parameters_changed_after_fitting_count_in_partial_fit(wine):
     X, y = wine
-    model = GaussianVAEClassifier(weight_decay=0.1, **FAST).fit(X, y).set_params(vae_weight=0.0)
+    model = GaussianVAEClassifier(net_params={"optimizer__weight_decay": 0.1}, **FAST)
+    model.fit(X, y).set_params(vae_weight=0.0)
     before = {name: w.clone() for name, w in model.module_.vae.state_dict().items()}
     model.partial_fit(X, y)
     for name, weight in model.module_.vae.state_dict().items():

@@ -6,10 +6,11 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, Freezer
 
 from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
 from skgvae.model_selection import StackedGridSearchCV
+from skgvae.net import GaussianVAENet
 from skgvae.nn import MixturePrior
 
 KINDS = [GaussianVAE, GaussianVAERegressor, GaussianVAEClassifier]
@@ -96,8 +97,8 @@ def test_a_target_that_varies_late_gets_its_units_then(X):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "changed",
-    [{"weight_decay": 1e3}, {"net_params": {"lr": 1e-12}}, {"device": "meta"}],
-    ids=["weight_decay", "net_params", "device"],
+    [{"net_params": {"lr": 1e-12}}, {"device": "meta"}],
+    ids=["net_params", "device"],
 )
 def test_partial_fit_refuses_what_it_would_ignore(kind, changed, X):
     y = target(X, kind)
@@ -116,14 +117,15 @@ def test_partial_fit_compares_arrays_in_net_params(X, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("with_fit", [True, False])
+@pytest.mark.parametrize(("with_fit", "n_passes"), [(True, 0), (True, 2), (False, 2)])
 @pytest.mark.parametrize("copy", [lambda m: pickle.loads(pickle.dumps(m)), joblib.hash])
-def test_saving_between_passes_changes_nothing(kind, with_fit, copy, X):
+def test_saving_between_passes_changes_nothing(kind, with_fit, n_passes, copy, X):
     y = target(X, kind)
     model, twin = (kind(2, **FAST) for _ in range(2))
     for m in model, twin:
         m = m.fit(X, y) if with_fit else m
-        m.partial_fit(X, y).partial_fit(X, y)
+        for _ in range(n_passes):
+            m.partial_fit(X, y)
     copied = copy(model)
     model = model if isinstance(copied, str) else copied
     np.testing.assert_array_equal(
@@ -148,7 +150,7 @@ class InterruptAt(Callback):
     def __init__(self, epoch):
         self.epoch = epoch
 
-    def on_epoch_end(self, net, **kwargs):
+    def on_epoch_begin(self, net, **kwargs):
         if len(net.history) == self.epoch:
             raise KeyboardInterrupt
 
@@ -156,13 +158,19 @@ class InterruptAt(Callback):
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_interrupt_keeps_the_best_epoch_and_goes_on(kind, X):
     y = target(X, kind)
-    params = FAST | {"max_epochs": 30, "net_params": {"callbacks": [InterruptAt(4)]}}
+    callback = InterruptAt(4)
+    params = FAST | {"max_epochs": 30, "net_params": {"callbacks": [callback]}}
     model = kind(2, **params)
     with pytest.raises(KeyboardInterrupt, match="epoch 4"):
         model.fit(X, y)
-    assert model.n_epochs_ == 4
+    assert model.n_epochs_ == len(model.history_) == 3
+    assert model.best_epoch_ <= 3
     assert np.isfinite(model.transform(X)).all()
-    pickle.loads(pickle.dumps(model)).transform(X)
+    callback.epoch = None
+    loaded = pickle.loads(pickle.dumps(model))
+    for m in model, loaded:  # nothing is left of the epoch that did not end
+        assert m.partial_fit(X, y).best_epoch_ == m.n_epochs_ == 4
+    np.testing.assert_array_equal(loaded.transform(X), model.transform(X))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -180,20 +188,20 @@ def test_an_interrupted_pass_is_none(kind, X):
 
 
 def test_an_interrupt_ends_a_search(X, monkeypatch):
-    # Between two epochs of the common training, as Ctrl-C does.
-    import skgvae._callbacks
+    # In the common training, as Ctrl-C does.
+    own, n_models = GaussianVAENet.record, []
 
-    own = skgvae._callbacks.BestEpoch.on_epoch_end
-
-    def interrupt(self, net, **kwargs):
-        own(self, net, **kwargs)
-        if len(net.history) == 3:
+    def interrupt(self, values):
+        own(self, values)
+        n_models.append(len(self.stack_))
+        if len(n_models) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(skgvae._callbacks.BestEpoch, "on_epoch_end", interrupt)
+    monkeypatch.setattr(GaussianVAENet, "record", interrupt)
     search = StackedGridSearchCV(GaussianVAE(1, **FAST), {"kl_weight": [0.5, 1.0]}, cv=2)
     with pytest.raises(KeyboardInterrupt):
         search.fit(X)
+    assert n_models == [4 * search.estimator.n_estimators] * 3
     assert not hasattr(search, "cv_results_")
 
 
@@ -223,5 +231,33 @@ def test_a_memory_mapped_model_answers_and_trains_on(kind, X, tmp_path):
 
 def test_number_of_components_is_that_of_the_module(X):
     net_params = {"module__prior": MixturePrior(2, 3)}
-    vae = GaussianVAE(2, init="random", **FAST, net_params=net_params).fit(X)
+    vae = GaussianVAE(2, **FAST, net_params=net_params).fit(X)
     assert vae.n_prior_components_ == vae.module_.prior.n_components == 3
+
+
+def test_passes_keep_the_users_own_rate_and_batch_size(X):
+    groups = [("decoder*", {"lr": 1e-7})]
+    for net_params, rates, batch_size in (
+        ({"optimizer__lr": 1e-6}, [1e-6], 16),
+        ({"batch_size": 7}, [0.014], 7),
+        ({"optimizer__param_groups": groups}, [1e-7, 0.014], 16),
+    ):
+        vae = GaussianVAE(2, net_params=net_params, **FAST)
+        for _ in range(2):
+            vae.partial_fit(X)
+            assert [group["lr"] for group in vae.net_.optimizer_.param_groups] == rates
+            assert vae.net_.batch_size == batch_size
+
+
+def test_what_a_callback_froze_stays_frozen_in_later_passes(X):
+    net_params = {"callbacks": [Freezer("encoder*")]}
+    vae = GaussianVAE(2, n_estimators=2, net_params=net_params, **FAST).fit(X)
+    before = vae.transform(X)
+    np.testing.assert_array_equal(vae.partial_fit(X).transform(X), before)
+
+
+def test_a_pass_over_one_row_does_not_forget_where_the_others_are(X):
+    vae = GaussianVAE(2, **FAST).fit(X)
+    before = vae.score_samples(X)
+    vae.set_params(lr=1e-12).partial_fit(X[:1])
+    np.testing.assert_allclose(vae.score_samples(X), before, atol=1e-4)

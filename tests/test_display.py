@@ -172,7 +172,7 @@ def test_not_fitted(name, diabetes):
 @pytest.mark.parametrize("name", display.__all__)
 def test_estimators_without_what_a_display_needs(name, diabetes):
     X, y = diabetes
-    vae = GaussianVAE(2, init="random", **FAST)
+    vae = GaussianVAE(2, **FAST)
     probabilistic = name in ("PITDisplay", "PredictiveIntervalDisplay")
     needs = "gives no predictive distribution" if probabilistic else f"{name} needs a model with"
     for model in (Ridge(), make_pipeline(StandardScaler(), vae, Ridge())):
@@ -215,12 +215,20 @@ def test_training_curve(plane):
     np.testing.assert_array_equal(train.get_ydata(), made.train[:, 0])
     np.testing.assert_array_equal(valid.get_ydata(), made.valid[:, 0])
     assert best.get_xdata()[0] == plane.best_epoch_ == made.best_epoch
-    # With kl_weight=1 the loss of one draw is the sum of the others; four are tighter.
+    # With kl_weight=1 the loss of one draw is the sum of the others; several are tighter.
     assert (made.train[:, 0] < made.train[:, 1:].sum(1)).all()
 
 
+def test_training_curve_is_an_average_over_models(frame):
+    vae = GaussianVAE(2, **FAST | {"n_estimators": 3}).fit(frame.data)
+    curve = TrainingCurveDisplay.from_estimator(vae).valid[:, 0]
+    of_models = np.array([record["valid_loss"] for record in vae.net_.result_.records])
+    assert of_models.shape == (5, 3)
+    np.testing.assert_allclose(curve, of_models.mean(1), rtol=1e-5)
+
+
 def test_training_curve_without_held_out_rows(frame):
-    vae = GaussianVAE(2, early_stopping=False, **FAST).fit(frame.data)
+    vae = GaussianVAE(2, validation_fraction=None, **FAST).fit(frame.data)
     made = TrainingCurveDisplay.from_estimator(vae)
     assert made.valid is None
     assert labels(made.axes_[0]) == ["training rows", "epoch kept, 5"]

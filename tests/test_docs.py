@@ -7,9 +7,11 @@ import re
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import Callback
 
 import skgvae
 from skgvae.model_selection import StackedGridSearchCV, StackedRandomizedSearchCV
@@ -45,6 +47,56 @@ def documented_names():
 
 def test_api_page_has_every_public_name_once():
     assert sorted(documented_names()) == sorted(public_names())
+
+
+def test_the_page_for_developers_names_every_file():
+    package = Path(skgvae.__file__).parent
+    files = {path.relative_to(package).as_posix() for path in package.rglob("*.py")}
+    files = {re.sub("^display/.*", "display/", file) for file in files if "__init__" not in file}
+    page = (DOCS / "developer.rst").read_text().split("\nA family of noise\n")[0]
+    assert set(re.findall(r"``([\w/]+\.py|display/)``", page)) == files
+
+
+RECIPES = runpy.run_path(str(DOCS / "recipe_tables.py"))
+
+
+class Sizes(Callback):
+    def on_epoch_begin(self, net, dataset_train, dataset_valid, **kwargs):
+        self.judged = dataset_valid.counts
+
+
+@pytest.mark.filterwarnings("ignore::skgvae.PosteriorCollapseWarning")  # noise may be all there is
+@pytest.mark.parametrize("kind", RECIPES["N_DECODED"])
+def test_tables_of_auto_say_what_a_fit_does(kind):
+    X = np.random.default_rng(0).standard_normal((20, 20))
+    y, watch = np.arange(20) % 2, Sizes()
+    said = {name: value for name, _, value in RECIPES["table"](kind, rows=[20])}
+    judged = "rows that a model does not see, and that judge it"
+
+    alone = kind(n_estimators=1, max_epochs=1, net_params={"callbacks": [watch]}).fit(X, y)
+    assert watch.judged == [said[f"{judged}, of a single model"]]
+    model = kind(random_state=0, net_params={"callbacks": [watch]}).fit(X, y)
+    assert set(watch.judged) == {said[judged]}
+    for fitted in (alone, model) if "latent components for 20 columns of X" in said else ():
+        assert fitted.n_components_ == said["latent components for 20 columns of X"]
+    net = model.net_
+    assert len(model.modules_) == said["models"]
+    assert net.batch_size == said["rows in a step"]
+    assert net.max_epochs == said["passes over the rows, at most"]
+    assert net.patience == said["passes without a better one, at most"]
+    assert net.lr == said["largest learning rate"]
+    assert net.criterion_.n_draws == said["draws of z for a row in a step"]
+    assert net.n_valid_draws == said["draws of z for a row that judges"]
+    assert net.get_params()["optimizer__orthogonal"] == said["Muon for hidden layers"]
+
+
+def test_tables_of_auto_have_a_column_for_each_number_of_rows():
+    text = RECIPES["tables"](rows=[50, 12_000])
+    lines = text.splitlines()
+    assert sum(line.startswith(".. list-table::") for line in lines) == 3
+    assert lines.count("     - 12\N{NO-BREAK SPACE}000") == 3
+    n_rows = sum(line.startswith("   * -") for line in lines)
+    assert sum(line.startswith("     -") for line in lines) == 3 * n_rows
 
 
 @pytest.mark.parametrize("page", WITH_SNIPPETS, ids=lambda p: p.relative_to(DOCS).as_posix())

@@ -10,7 +10,8 @@ import torch
 from skorch.callbacks import Callback
 
 from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
-from skgvae.net import GaussianVAENet
+from skgvae._recipe import recipe_for
+from skgvae.objectives import JointLoss, NegativeBound
 
 pytestmark = pytest.mark.filterwarnings("ignore::skgvae.PosteriorCollapseWarning")
 
@@ -18,13 +19,23 @@ FAST = {"hidden_layer_sizes": (4,), "n_draws": 4, "max_epochs": 4, "batch_size":
 MAKERS = {
     "vae": lambda **params: GaussianVAE(2, random_state=0, **{**FAST, **params}),
     "regressor": lambda **params: GaussianVAERegressor(
-        2, n_estimators=2, random_state=0, **{**FAST, **params}
+        2, random_state=0, **{**FAST, "n_estimators": 2, **params}
     ),
     "classifier": lambda **params: GaussianVAEClassifier(
-        2, n_estimators=2, random_state=0, **{**FAST, **params}
+        2, random_state=0, **{**FAST, "n_estimators": 2, **params}
     ),
 }
-N_BATCHES = 6  # of the 90 training rows, an epoch
+N_ROWS = 100
+
+
+def n_batches(model):
+    """Return how many batches of training rows an epoch has."""
+    n_folds = recipe_for(N_ROWS, 3, model.get_params(deep=False)).n_folds
+    n_training = N_ROWS - N_ROWS // n_folds if n_folds > 1 else N_ROWS
+    return -(-n_training // FAST["batch_size"])
+
+
+N_BATCHES = n_batches(MAKERS["vae"]())
 
 
 @pytest.fixture(params=MAKERS)
@@ -35,7 +46,7 @@ def make(request):
 @pytest.fixture
 def rows():
     rng = np.random.default_rng(0)
-    X = rng.standard_normal((100, 3)) @ rng.standard_normal((3, 3))
+    X = rng.standard_normal((N_ROWS, 3)) @ rng.standard_normal((3, 3))
     return X, (X[:, 0] > 0).astype(int)
 
 
@@ -77,18 +88,25 @@ def spoil_gradients(named_parameters):
         parameter.grad[:] = torch.nan
 
 
-class LossSpoiledAtStep:
-    """Stands for ``GaussianVAENet._loss``: one of its training losses is not finite."""
+def spoil_gradients_of_the_second(named_parameters):
+    for _, parameter in named_parameters:
+        parameter.grad[1] = torch.nan
 
-    def __init__(self, at, value):
-        self.at, self.value, self.n_seen, self.own = at, value, 0, GaussianVAENet._loss
 
-    def __call__(self, net, *args):
-        terms = self.own(net, *args)
-        self.n_seen += torch.is_grad_enabled()
-        if torch.is_grad_enabled() and self.n_seen == self.at:
-            return terms._replace(loss=terms.loss * self.value)
-        return terms
+def spoiled(criterion, at, value):
+    """Return a criterion of which one loss in training is not finite."""
+
+    class Spoiled(criterion):
+        n_seen = 0
+
+        def by_rows(self, *args):
+            terms = super().by_rows(*args)
+            self.n_seen += torch.is_grad_enabled()
+            if torch.is_grad_enabled() and self.n_seen == at:
+                return terms._replace(loss=terms.loss * value)
+            return terms
+
+    return Spoiled
 
 
 def raiser(error):
@@ -111,27 +129,45 @@ def test_a_huge_learning_rate_leaves_a_finite_model(lr, make, rows, recwarn):
 
 
 @pytest.mark.parametrize("at", BATCHES)
-@pytest.mark.parametrize("early_stopping", [True, False])
-def test_a_step_that_is_not_finite_ends_training_at_the_best_epoch(at, early_stopping, make, rows):
+@pytest.mark.parametrize("fraction", ["auto", None])
+def test_a_step_that_is_not_finite_ends_training_at_the_best_epoch(at, fraction, make, rows):
     callbacks = [AtBatch(at, spoil_gradients)]
-    model = make(early_stopping=early_stopping, net_params={"callbacks": callbacks})
+    model = make(validation_fraction=fraction, net_params={"callbacks": callbacks})
     with pytest.warns(RuntimeWarning, match="was not finite in epoch") as record:
         model.fit(*rows)
     assert len(record) == 1
     assert_usable(model, rows[0])
+    assert model.n_epochs_ == 1 + (at - 1) // n_batches(model)
+    assert model.best_epoch_ < model.n_epochs_
+
+
+@pytest.mark.parametrize("at", BATCHES)
+@pytest.mark.parametrize("fraction", ["auto", None])
+def test_a_model_that_diverges_goes_on_from_its_best_weights(at, fraction, make, rows):
+    params = {"validation_fraction": fraction, "n_estimators": 3}
+    model, plain = make(**params), make(**params).fit(*rows)
+    model.set_params(net_params={"callbacks": [AtBatch(at, spoil_gradients_of_the_second)]})
+    with pytest.warns(RuntimeWarning, match="was not finite in epoch .* for 1 of 3") as record:
+        model.fit(*rows)
+    assert len(record) == 1
+    assert_usable(model, rows[0])
+    assert model.n_epochs_ == 4
+    if fraction is None:  # all keep the last epoch
+        for i, (module, known) in enumerate(zip(model.modules_, plain.modules_, strict=True)):
+            weight, known = module.encoder.loc.weight, known.encoder.loc.weight
+            assert torch.equal(weight, known) == (i != 1)
 
 
 @pytest.mark.parametrize("at", BATCHES)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_loss_that_is_not_finite_ends_training_at_the_best_epoch(
-    value, at, make, rows, monkeypatch
-):
-    spoiled = LossSpoiledAtStep(at, value)
-    monkeypatch.setattr(GaussianVAENet, "_loss", lambda net, *args: spoiled(net, *args))
+def test_a_loss_that_is_not_finite_ends_training_at_the_best_epoch(value, at, make, rows):
+    own = JointLoss if isinstance(make(), GaussianVAEClassifier) else NegativeBound
+    model = make(net_params={"criterion": spoiled(own, at, value)})
     with pytest.warns(RuntimeWarning, match="was not finite in epoch") as record:
-        model = make().fit(*rows)
+        model.fit(*rows)
     assert len(record) == 1
     assert_usable(model, rows[0])
+    assert model.best_epoch_ < model.n_epochs_ == 1 + (at - 1) // N_BATCHES
 
 
 @pytest.mark.parametrize("at", BATCHES)

@@ -9,7 +9,7 @@ from sklearn.decomposition import FactorAnalysis
 from sklearn.exceptions import NotFittedError
 from torch.autograd.functional import jacobian
 
-import skgvae._inference
+import skgvae._answers
 from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
 from skgvae.nn import NOISE_MODELS, GaussianMLP, pullback_metric
 
@@ -146,7 +146,7 @@ def test_answers_depend_on_their_own_row_alone(fitted, iris, monkeypatch):
     some = fitted.latent_directions(Z[rows])
     np.testing.assert_allclose(some[0], eigenvalues[rows], rtol=1e-9)
     np.testing.assert_allclose(some[1], directions[rows], atol=1e-9)
-    monkeypatch.setattr(skgvae._inference, "MAX_ELEMENTS", 7 * 3 * 8)  # seven rows at once
+    monkeypatch.setattr(skgvae._answers, "MAX_ELEMENTS", 7 * 3 * 8)  # seven rows at once
     chunked = fitted.latent_directions(Z)
     np.testing.assert_allclose(chunked[0], eigenvalues, rtol=1e-9)
     np.testing.assert_allclose(chunked[1], directions, atol=1e-9)

@@ -344,7 +344,7 @@ def density():
 
 
 def mixture():
-    vae = GaussianVAE(2, n_prior_components=3, init="random", **FAST).fit(ROWS)
+    vae = GaussianVAE(2, prior=3, **FAST).fit(ROWS)
     return vae.partial_fit(ROWS).score_samples(ROWS), vae.elbo(ROWS), vae.reconstruct(ROWS)
 
 

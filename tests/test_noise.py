@@ -14,6 +14,10 @@ FAMILIES = {GaussianNoise: scipy.stats.norm, StudentNoise: scipy.stats.t(4)}
 T = torch.tensor([-1e6, -40.0, -3.0, -0.1, 0.0, 1e-4, 0.5, 2.0, 30.0, 1e5], dtype=torch.float64)
 
 
+def test_every_family_has_a_known_distribution():
+    assert {model.family for model in NOISE_MODELS.values()} == set(FAMILIES)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_densities_and_distribution_functions(family):
     known = FAMILIES[family]
@@ -145,3 +149,21 @@ def test_student_noise_in_the_other_estimators(kind, heavy):
     total = np.trapezoid(np.exp(narrow.score_samples(t[:, None])), t)
     assert total == pytest.approx(1, abs=0.02)
     assert np.isfinite(model.sample(1000, random_state=0)).all()
+
+
+@pytest.mark.parametrize("noise", NOISE_MODELS)
+def test_the_estimators_draw_what_they_predict(noise, heavy):
+    X, y = heavy
+    params = {"noise": noise, "max_epochs": 3, "n_estimators": 2, "n_draws": 32, "random_state": 0}
+    regressor = GaussianVAERegressor(**params).fit(X, y)
+    drawn = regressor.sample(X[:2], n_samples=20_000, random_state=0)
+    quantiles = regressor.predict_quantiles(X[:2], [0.1, 0.5, 0.9])
+    np.testing.assert_allclose(np.quantile(drawn, [0.1, 0.5, 0.9], 0).T, quantiles, atol=0.06)
+    classifier = GaussianVAEClassifier(**params).fit(X, y > 0, X_target=y)
+    drawn = classifier.sample(X[:2], n_samples=20_000, random_state=0)
+    mean, std = classifier.predict_target(X[:2], return_std=True)
+    np.testing.assert_allclose(drawn.mean(0), mean, atol=0.06)
+    np.testing.assert_allclose(drawn.std(0), std, rtol=0.2)
+    vae = GaussianVAE(2, **params).fit(np.c_[X, y])
+    rows = vae.sample(1000, random_state=0)
+    assert vae.score(rows) > vae.score(2 * rows)

@@ -1,16 +1,14 @@
 import copy
-import math
 import pickle
 
 import numpy as np
 import pytest
 import torch
-from skorch.helper import predefined_split
 from torch import nn
 
-from skgvae._batches import RowDataset, StackedRows, TensorBatches
+from skgvae._rows import batches
 from skgvae._stack import ModuleStack
-from skgvae.net import GaussianVAENet
+from skgvae.net import RowDataset, StackedRows
 from skgvae.nn import (
     ClassifierHead,
     GaussianVAEClassifierModule,
@@ -147,7 +145,7 @@ def test_an_activation_with_weights_of_its_own(float64):
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_networks_and_priors_of_a_user_are_called_in_turn(n, float64):
-    modules = make_modules(n, prior=None)
+    modules = make_modules(n)
     for module in modules:
         module.encoder, module.decoder = Wrapped(module.encoder), Wrapped(module.decoder)
         module.prior = ShiftedPrior(2)
@@ -235,20 +233,6 @@ def test_a_step_of_a_copy_changes_its_answers_alone(how):
     torch.testing.assert_close(value(again), value(other))
 
 
-def test_frozen_weights_stay():
-    modules = make_modules()
-    for module in modules:
-        module.encoder.requires_grad_(False)
-    before = copy.deepcopy(modules)
-    rows = [rows_of(m) for m in range(3)]
-    for optimizer in ({}, {"optimizer": torch.optim.SGD}, {"optimizer__weight_decay": 0.1}):
-        net = fit(modules, [0, 1, 2], rows, None, **optimizer)
-        for member, old in zip(net.stack_.members, before, strict=True):
-            assert torch.equal(member.encoder.loc.weight, old.encoder.loc.weight)
-            assert torch.equal(member.encoder.hidden[0].weight, old.encoder.hidden[0].weight)
-            assert not torch.equal(member.decoder.loc.weight, old.decoder.loc.weight)
-
-
 def test_modules_of_several_dtypes_are_refused():
     modules = make_modules()
     for module in modules:
@@ -276,157 +260,11 @@ def test_a_classifier_of_the_user_has_its_own_state_in_each_model(float64):
     assert_same_terms_and_gradients(modules, JointLoss(0.3, penalty=0.2), batch)
 
 
-def rows_of(seed, n=60):
+def rows_of(seed, n):
     generator = seeded(seed)
     t = torch.randn(n, 1, generator=generator)
     noise = torch.randn(n, 4, generator=generator)
     return RowDataset(t + 0.3 * noise, t.expand(-1, 3) + 0.1, 0.5 + t.abs()[:, 0])
-
-
-def fit(modules, seeds, train, valid, **params):
-    params = {"max_epochs": 6, "batch_size": 16, "lr": 0.02, "patience": 3, **params}
-    params |= {"n_valid_draws": 2, "criterion__n_draws": 3}
-    net = GaussianVAENet(
-        copy.deepcopy(modules),
-        seed=seeds,
-        criterion__bound=importance_weighted_bound,
-        train_split=None if valid is None else predefined_split(StackedRows(valid)),
-        **params,
-    )
-    return net.fit(StackedRows(train))
-
-
-@pytest.mark.parametrize("noise", ["heteroscedastic", "homoscedastic"])
-@pytest.mark.parametrize("validated", [True, False])
-@pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("lengths", [(50, 50, 50), (50, 49, 50)])
-def test_members_are_trained_as_if_alone(lengths, shared, validated, noise):
-    modules, seeds = make_modules(noise=noise), [5, 6, 7]
-    if shared:  # subsets of one table
-        table = rows_of(0)
-        order = [torch.randperm(60, generator=seeded(m)) for m in range(3)]
-        train = [table.subset(o[10 : 10 + n]) for o, n in zip(order, lengths, strict=True)]
-        valid = [table.subset(o[:10]) for o in order]
-    else:
-        train = [rows_of(m, n) for m, n in enumerate(lengths)]
-        valid = [rows_of(9 + m, 10) for m in range(3)]
-    valid = valid if validated else None
-    together = fit(modules, seeds, train, valid)
-    for m in range(3):
-        alone = fit([modules[m]], [seeds[m]], [train[m]], None if valid is None else [valid[m]])
-        for name, weight in alone.module_.state_dict().items():
-            torch.testing.assert_close(
-                together.stack_.members[m].state_dict()[name], weight, rtol=1e-3, atol=1e-4
-            )
-        n_epochs = len(alone.history)
-        found = [record["modules"]["train_loss"][m] for record in together.history[:n_epochs]]
-        assert found == pytest.approx(alone.history[:, "train_loss"], rel=1e-4)
-
-
-def test_every_member_keeps_its_own_best_epoch():
-    modules = make_modules()
-    train, valid = [rows_of(m, 30) for m in range(3)], [rows_of(9 + m, 20) for m in range(3)]
-    net = fit(modules, [0, 1, 2], train, valid, max_epochs=80, lr=0.1, patience=80)
-    losses = torch.tensor([record["modules"]["valid_loss"] for record in net.history])
-    best = dict(net.callbacks_)["best_epoch"].best_epochs_
-    assert best.tolist() == (losses.argmin(0) + 1).tolist()
-    assert len(set(best.tolist())) > 1  # else the test shows little
-    found = net.evaluate_members(StackedRows(valid))["loss"]
-    assert found == pytest.approx(losses.min(0).values.numpy(), rel=1e-4)
-    assert net.final_losses() == pytest.approx(found, rel=1e-4)
-
-
-def test_members_that_are_done_are_dropped_and_change_nothing():
-    modules, seeds = make_modules(), [0, 1, 2]
-    train, valid = [rows_of(m, 30) for m in range(3)], [rows_of(9 + m, 20) for m in range(3)]
-    params = {"max_epochs": 80, "lr": 0.1, "patience": 4}
-    net = fit(modules, seeds, train, valid, **params)
-    lengths = [
-        sum(not math.isnan(record["modules"]["valid_loss"][m]) for record in net.history)
-        for m in range(3)
-    ]
-    assert min(lengths) < max(lengths) == len(net.history)  # else the test shows little
-    for m in range(3):
-        alone = fit([modules[m]], [seeds[m]], [train[m]], [valid[m]], **params)
-        assert len(alone.history) == lengths[m]
-        for name, weight in alone.module_.state_dict().items():
-            found = net.stack_.members[m].state_dict()[name]
-            torch.testing.assert_close(found, weight, rtol=1e-2, atol=1e-3)
-    net.partial_fit(StackedRows(train), epochs=1)  # all go on
-    assert not any(map(math.isnan, net.history[-1]["modules"]["train_loss"]))
-
-
-def test_members_go_on_for_a_second_cycle_as_if_alone():
-    modules, seeds = make_modules(), [0, 1, 2]
-    train, valid = [rows_of(m, 30) for m in range(3)], [rows_of(9 + m, 20) for m in range(3)]
-    params = {"max_epochs": 30, "lr": 0.04, "patience": None, "n_cycles": 2}
-    net = fit(modules, seeds, train, valid, **params)
-    last = dict(net.callbacks_)["best_epoch"].last_epochs_
-    assert set(last.tolist()) == {30, 90}  # else the test shows little
-    for m in range(3):
-        alone = fit([modules[m]], [seeds[m]], [train[m]], [valid[m]], **params)
-        assert len(alone.history) == last[m]
-        for name, weight in alone.module_.state_dict().items():
-            found = net.stack_.members[m].state_dict()[name]
-            torch.testing.assert_close(found, weight, rtol=1e-3, atol=1e-4)
-
-
-def test_of_competing_starts_the_best_goes_on_as_if_alone():
-    modules, seeds = make_modules(), [0, 1, 2]
-    train, valid = [rows_of(0, 30)] * 3, [rows_of(9, 20)] * 3
-    params = {"max_epochs": 30, "lr": 0.005, "patience": None, "n_cycles": 2}
-    net = fit(modules, seeds, train, valid, n_starts=3, **params)
-    alone = [fit([modules[m]], [seeds[m]], train[:1], valid[:1], **params) for m in range(3)]
-    assert [len(one.history) for one in alone] == [90] * 3  # else the test shows little
-    first = [min(one.history[:30, "valid_loss"]) for one in alone]
-    best = int(np.argmin(first))
-    last = dict(net.callbacks_)["best_epoch"].last_epochs_
-    assert last.tolist() == [90 if m == best else 30 for m in range(3)]
-    for name, weight in alone[best].module_.state_dict().items():
-        found = net.stack_.members[best].state_dict()[name]
-        torch.testing.assert_close(found, weight, rtol=1e-3, atol=1e-4)
-    assert net.final_losses() == pytest.approx(
-        [
-            min(one.history[:, "valid_loss"]) if m == best else first[m]
-            for m, one in enumerate(alone)
-        ],
-        rel=1e-3,
-    )
-
-
-def test_a_competing_start_that_fails_is_no_news():
-    modules, rows = make_modules()[:2], [rows_of(0, 30)] * 2
-    with torch.no_grad():
-        modules[1].decoder.loc.weight.fill_(torch.nan)
-    net = fit(modules, [0, 1], rows, [rows_of(9, 20)] * 2, n_starts=2)
-    assert np.isfinite(net.final_losses()).tolist() == [True, False]
-    with pytest.warns(RuntimeWarning, match="for 1 of 2 modules"):
-        fit(modules, [0, 1], rows, [rows_of(9, 20)] * 2)
-
-
-def test_groups_that_do_not_divide_the_modules_are_refused():
-    with pytest.raises(ValueError, match="n_starts=2 and n_folds=0 do not divide 3 modules"):
-        fit(make_modules(), [0, 1, 2], [rows_of(0)] * 3, [rows_of(9)] * 3, n_starts=2)
-
-
-def test_starts_that_nothing_judges_all_go_on():
-    params = {"max_epochs": 4, "n_cycles": 2, "n_starts": 2, "train_split": None}
-    net = GaussianVAENet(make_modules()[:2], seed=[0, 1], **params)
-    net.fit(StackedRows([rows_of(0, 30)] * 2))
-    assert dict(net.callbacks_)["best_epoch"].last_epochs_.tolist() == [12, 12]
-
-
-def test_a_member_that_fails_does_not_harm_the_others():
-    modules = make_modules()
-    with torch.no_grad():
-        modules[1].decoder.loc.weight.fill_(torch.nan)
-    train, valid = [rows_of(m) for m in range(3)], [rows_of(9 + m) for m in range(3)]
-    with pytest.warns(RuntimeWarning, match="not finite in epoch 1 for 1 of 3 modules"):
-        net = fit(modules, [5, 6, 7], train, valid)
-    alone = fit([modules[2]], [7], [train[2]], [valid[2]])
-    found = net.evaluate_members(StackedRows(valid))["loss"]
-    expected = alone.evaluate(valid[2])["loss"]
-    assert found[2] == pytest.approx(expected, rel=1e-3)
 
 
 def test_rows_of_several_models():
@@ -434,12 +272,12 @@ def test_rows_of_several_models():
     parts = [tables[0].subset(torch.tensor([6, 1, 3])), tables[1].subset(torch.tensor([0, 7, 2]))]
     stacked = StackedRows([parts[0], parts[1], parts[0]])
     pick = torch.tensor([[0, 2], [1, 1], [2, 0]])
-    (v1, weight), v2 = stacked[pick]
+    batch = stacked.take(pick)
     for m, part in enumerate([parts[0], parts[1], parts[0]]):
-        (own, own_weight), own_target = part[pick[m]]
-        assert torch.equal(v1[m], own)
-        assert torch.equal(v2[m], own_target)
-        assert torch.equal(weight[m], own_weight)
+        own = part.take(pick[m])
+        assert torch.equal(batch.v1[m], own.v1)
+        assert torch.equal(batch.v2[m], own.v2)
+        assert torch.equal(batch.weight[m], own.weight)
         assert part.weight.mean() == pytest.approx(1)
 
 
@@ -447,35 +285,46 @@ def test_batches_of_models_with_different_numbers_of_rows():
     lengths = 10, 9, 11
     members = [RowDataset(torch.arange(float(n))[:, None] + 100 * n) for n in lengths]
     members[1].weight = torch.arange(9.0) / 4
-    batches = TensorBatches(
-        StackedRows(members), 4, shuffle=True, generators=[seeded(m) for m in range(3)]
-    )
-    alone = [
-        TensorBatches(member, 4, shuffle=True, generators=[seeded(m)])
-        for m, member in enumerate(members)
-    ]
+
+    def shuffled(which):
+        rows = StackedRows([members[m] for m in which])
+        return batches(rows, 4, [seeded(m) for m in which])
+
     n_rows = []
-    for ((v1, weight), v2), *own in zip(batches, *alone, strict=True):
-        n_rows.append(batches.counts)
-        for m, ((own_v1, own_weight), _) in enumerate(own):
-            n = len(own_v1)
-            assert torch.equal(v1[m, :n], own_v1)
-            assert torch.equal(v2[m, :n], own_v1)
-            expected = own_v1.mean() if own_weight is None else (own_weight * own_v1[:, 0]).mean()
-            torch.testing.assert_close((weight[m] * v1[m, :, 0]).mean(), expected)
+    for (batch, counts), *alone in zip(
+        shuffled([0, 1, 2]), *map(shuffled, [[0], [1], [2]]), strict=True
+    ):
+        n_rows.append(counts)
+        for m, (own, (n,)) in enumerate(alone):
+            assert counts[m] == n == own.v1.shape[1]
+            assert torch.equal(batch.v1[m, :n], own.v1[0])
+            assert torch.equal(batch.v2[m, :n], own.v2[0])
+            weight = torch.ones(n) if own.weight is None else own.weight[0]
+            expected = (weight * own.v1[0, :, 0]).mean()
+            torch.testing.assert_close((batch.weight[m] * batch.v1[m, :, 0]).mean(), expected)
     assert np.sum(n_rows, 0).tolist() == list(lengths)
 
 
 def test_tables_with_one_input_and_several_targets():
     v1 = torch.zeros(4, 1)
     rows = StackedRows([RowDataset(v1, torch.full((4, 1), float(m))) for m in range(3)])
-    _, v2 = rows[slice(0, 2)]
+    v2 = rows.take(torch.arange(2).expand(3, -1)).v2
     assert v2[..., 0].tolist() == [[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]
+
+
+def test_rows_of_several_stacks_are_joined():
+    parts = [StackedRows([rows_of(m, 8), rows_of(9, 8)]) for m in range(2)]
+    joined = StackedRows.joined(parts)
+    assert joined.counts == [8, 8, 8, 8]
+    ((batch, _),) = batches(joined, 8)
+    ((first, _),), ((second, _),) = (batches(part, 8) for part in parts)
+    assert torch.equal(batch.v1, torch.cat([first.v1, second.v1]))
+    assert torch.equal(batch.weight, torch.cat([first.weight, second.weight]))
 
 
 def test_each_model_has_an_order_of_its_own():
     rows = StackedRows([RowDataset(torch.arange(10.0)[:, None])] * 2)
-    batches = TensorBatches(rows, 4, shuffle=True, generators=[seeded(0), seeded(1)])
-    orders = torch.cat([v2[..., 0] for _, v2 in batches], 1)
+    found = [batch.v2[..., 0] for batch, _ in batches(rows, 4, [seeded(0), seeded(1)])]
+    orders = torch.cat(found, 1)
     assert [sorted(order) for order in orders.tolist()] == [list(range(10))] * 2
     assert orders[0].tolist() != orders[1].tolist()

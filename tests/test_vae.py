@@ -33,7 +33,7 @@ from skgvae import (
     GaussianVAERegressor,
     PosteriorCollapseWarning,
 )
-from skgvae._batches import RowDataset
+from skgvae._recipe import DENSITY, recipe_for
 from skgvae._scaling import Standardizer
 from skgvae.model_selection import StackedGridSearchCV
 from skgvae.nn import NOISE_MODELS, GaussianVAEModule
@@ -93,7 +93,8 @@ def test_known_factor_model_is_recovered(noise, factor_data, seed):
     truth = multivariate_normal(np.full(6, 5.0), loadings @ loadings.T + np.diag(noise_variance))
     vae = GaussianVAE(2, noise=noise, n_estimators=1, random_state=seed).fit(X)
     assert vae.score(X_test) == pytest.approx(truth.logpdf(X_test).mean(), abs=0.1)
-    np.testing.assert_allclose(vae.noise_variance_, noise_variance, rtol=0.25)
+    # The maximum of the likelihood is 14 % off itself in one column.
+    np.testing.assert_allclose(vae.noise_variance_, noise_variance, rtol=0.35)
     assert vae.n_active_components_ == 2
     # The posterior covariance of z is known too: (I + W' Psi^-1 W)^-1, up to rotation.
     _, std = vae.encode(X_test, return_std=True)
@@ -112,15 +113,14 @@ def test_noise_that_depends_on_the_latent_is_found(seed):
     vae = GaussianVAE(1, **one).fit(X)
     _, found = vae.reconstruct(np.array([[-1.0, 0.0], [1.0, 0.0]]), return_std=True)
     np.testing.assert_allclose(found[:, 1], [0.05, 0.5], rtol=0.25)
-    # From the other start the mean follows the noise of a row: nearly as good a density.
-    same = GaussianVAE(1, noise="homoscedastic", init="mixture", **one).fit(X)
-    assert vae.score(X) > same.score(X) + 0.3
+    same = GaussianVAE(1, noise="homoscedastic", **one).fit(X)
+    assert vae.score(X) > same.score(X) + 0.1
     true = -np.log(4) - np.log(std).mean() - 0.5 * np.log(2 * np.pi * np.e)  # without the 0.02
     assert vae.score(X) > true - 0.1
 
 
 def test_start_of_very_many_rows_is_that_of_every_second(iris, monkeypatch):
-    start = GaussianVAE(2, standardize=False, random_state=0, **START)
+    start = GaussianVAE(2, random_state=0, **START)
     every_second = clone(start).fit(iris[::2]).score_samples(iris)
     assert np.abs(clone(start).fit(iris).score_samples(iris) - every_second).max() > 0.01
     monkeypatch.setattr("skgvae._vae.MAX_ROWS", 75)
@@ -128,9 +128,7 @@ def test_start_of_very_many_rows_is_that_of_every_second(iris, monkeypatch):
     np.testing.assert_allclose(found, every_second, atol=1e-3)  # Monte Carlo
 
 
-@pytest.mark.parametrize(
-    ("prior", "model"), [("mixture", GaussianMixture), ("standard", FactorAnalysis)]
-)
+@pytest.mark.parametrize(("prior", "model"), [(2, GaussianMixture), ("standard", FactorAnalysis)])
 def test_start_keeps_blas_to_one_thread(prior, model, iris, monkeypatch):
     seen, fit = [], model.fit
 
@@ -148,7 +146,7 @@ def test_start_keeps_blas_to_one_thread(prior, model, iris, monkeypatch):
         return fit(self, X, y)
 
     monkeypatch.setattr(model, "fit", spy)
-    vae = GaussianVAE(2, prior=prior, max_epochs=1, n_prior_components=2)
+    vae = GaussianVAE(2, prior=prior, max_epochs=1)
     alone, search = clone(vae), StackedGridSearchCV(vae, {"kl_weight": [1.0]}, cv=2, refit=False)
     before = threadpool_info()
     set_limits(2)
@@ -176,7 +174,8 @@ def test_no_density_above_the_bound_of_the_floor(noise):
     X = np.repeat(
         np.random.default_rng(0).standard_normal((5, 4)), 20, axis=0
     )  # five points: without a floor, infinite density
-    vae = GaussianVAE(2, noise=noise, min_noise=0.05, early_stopping=False, random_state=0).fit(X)
+    params = {"n_estimators": 1, "max_epochs": 400, "validation_fraction": None}
+    vae = GaussianVAE(2, noise=noise, min_noise=0.05, random_state=0, **params).fit(X)
     bound = -4 * np.log(np.sqrt(2 * np.pi) * 0.05) - log_scale(X)
     scores = vae.score_samples(X)
     assert scores.max() <= bound + 1e-4
@@ -221,14 +220,9 @@ def test_outputs_are_in_the_units_of_the_input(iris):
     assert np.all(np.abs(vae.decode(vae.transform(X)) - mean) < 0.5 * X.std(0))
 
 
-def test_without_standardisation_noise_is_in_the_units_of_the_input(iris):
-    vae = GaussianVAE(2, standardize=False, min_noise=0.3, **FAST).fit(iris)
-    _, std = vae.decode(vae.transform(iris), return_std=True)
-    assert std.min() >= 0.3 - 1e-6
-    assert np.isfinite(vae.score(iris))
-
-
-def test_reconstruction_agrees_with_draws_from_the_posterior(fitted, iris):
+def test_reconstruction_agrees_with_draws_from_the_posterior(iris):
+    # Of several models it is that of their mixture, where encode and decode are of the first.
+    fitted = GaussianVAE(2, **FAST | {"n_estimators": 1, "n_draws": 512}).fit(iris)
     mean, std = fitted.encode(iris[:3], return_std=True)
     rng = np.random.default_rng(0)
     Z = mean[:, None] + std[:, None] * rng.standard_normal((3, 20_000, 2))
@@ -324,9 +318,10 @@ def test_collapse_is_said_once():
 
 
 @pytest.mark.parametrize("kl_weight", [0.0, 0.1, 0.5, 2.0])
-@pytest.mark.parametrize("n_train_draws", [1, 4])
-def test_no_kl_weight_rewards_divergence(kl_weight, n_train_draws, iris):
-    settings = {"kl_weight": kl_weight, "n_train_draws": n_train_draws, "max_epochs": 40}
+@pytest.mark.parametrize("n_draws", [1, 4])
+def test_no_kl_weight_rewards_divergence(kl_weight, n_draws, iris):
+    net_params = {"criterion__n_draws": n_draws}
+    settings = {"kl_weight": kl_weight, "net_params": net_params, "max_epochs": 40}
     vae = GaussianVAE(2, random_state=0, **settings).fit(iris)
     assert vae.kl_per_component_.sum() < 30
     assert vae.score(iris) > -25
@@ -403,21 +398,27 @@ def test_one_heavy_row_keeps_training_sound(cancer):
     assert np.all(vae.noise_variance_ > 0)
 
 
-@pytest.mark.parametrize("n_rows", [569, 300])
-def test_weights_have_mean_one_in_each_part(cancer, n_rows):
-    X, weight = cancer[:n_rows], np.ones(n_rows)
+def test_weights_have_mean_one_in_each_part(cancer):
+    means = []
+
+    class Look(Callback):
+        def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+            for rows in dataset_train, dataset_valid:
+                weight = rows.take(torch.arange(len(rows))[None]).weight
+                means.append(weight.mean().item())
+
+    weight = np.ones(len(cancer))
     weight[:3] = 200
-    vae = GaussianVAE(2, lr=1e-9, max_epochs=1, random_state=0).fit(X, sample_weight=weight)
-    for parts in vae._split(vae._to_rows(X, None, weight / weight.mean()), None, 0):
-        for part in parts:
-            assert part.weight.mean() == pytest.approx(1, rel=1e-5)
+    params = {"n_estimators": 1, "max_epochs": 1, "net_params": {"callbacks": [Look()]}}
+    GaussianVAE(2, **params, random_state=0).fit(cancer, sample_weight=weight)
+    assert means == pytest.approx([1, 1], rel=1e-5)
 
 
 def test_weights_equal_repeated_rows_in_expectation(iris):
     weight = np.r_[np.full(50, 3), np.ones(100)].astype(int)
     repeated = np.repeat(iris, weight, axis=0)
-    settings = {"n_components": 2, "n_prior_components": 3, "n_estimators": 1}
-    settings |= {"early_stopping": False, "max_epochs": 40}
+    settings = {"n_components": 2, "prior": 3, "n_estimators": 1}
+    settings |= {"validation_fraction": None, "max_epochs": 40}
     a, b = [], []
     for seed in range(4):
         vae = GaussianVAE(**settings, batch_size=30, random_state=seed)
@@ -501,31 +502,22 @@ def test_answers_do_not_depend_on_other_rows(fitted, iris):
     )
 
 
-def test_training_goes_on_only_where_it_ended_too_early(iris):
-    slow = GaussianVAE(2, lr=3e-4, validation_fraction=0.3, n_train_draws=1, random_state=0)
-    slow.set_params(prior="standard", hidden_layer_sizes=(8,), n_draws=32, n_estimators=1)
-    longer = clone(slow).fit(iris)
-    n_epochs = longer.n_epochs_ // 3
-    # What was asked for is what is done.
-    one_cycle = clone(slow).set_params(patience=200).fit(iris)
-    assert one_cycle.n_epochs_ == n_epochs
-    assert one_cycle.best_epoch_ > 0.9 * n_epochs
-    assert longer.history_[:n_epochs] == one_cycle.history_
-    assert longer.n_epochs_ == 3 * n_epochs
-    assert longer.best_epoch_ > n_epochs
-    assert clone(slow).set_params(early_stopping=False).fit(iris).n_epochs_ == 100
-    folds = clone(slow).set_params(validation_fraction="auto").fit(iris)
-    assert folds.best_epoch_ > 0.9 * folds.n_epochs_  # among the last, and no more follow
-    assert folds.n_epochs_ == 100
-    in_net = clone(slow).set_params(net_params={"max_epochs": 20}).fit(iris)
-    assert in_net.n_epochs_ == 20
+@pytest.mark.parametrize("fraction", [None, "auto", 0.3])
+def test_as_many_epochs_as_asked_for(fraction, iris):
+    vae = GaussianVAE(2, **FAST, validation_fraction=fraction).fit(iris)
+    assert vae.n_epochs_ == len(vae.history_) == 5
+    assert ("valid_loss" in vae.history_[0]) == (fraction is not None)
+    if fraction is None:
+        assert vae.best_epoch_ == 5  # nothing judges
+    vae.set_params(net_params={"max_epochs": 3}).fit(iris)
+    assert vae.n_epochs_ == 3
 
 
 # Continued training
 
 
 def test_partial_fit_learns_and_keeps_its_units(cancer):
-    vae = GaussianVAE(3, init="random", n_estimators=1, n_draws=64, random_state=0)
+    vae = GaussianVAE(3, n_estimators=1, n_draws=64, random_state=0)
     scores = [vae.partial_fit(cancer).score(cancer)]
     scaling = vae._scaler.offset.copy()
     for _ in range(15):
@@ -550,9 +542,9 @@ def test_partial_fit_goes_on_after_fit_and_after_loading(iris):
 
 def test_continued_training_takes_changed_settings_and_refuses_a_changed_structure(iris):
     vae = GaussianVAE(2, n_estimators=1, **FAST).fit(iris)
-    before = vae.score(iris)
+    before = vae.transform(iris)
     vae.set_params(lr=1e-12, kl_weight=3.0).partial_fit(iris)
-    assert vae.score(iris) == pytest.approx(before, abs=1e-6)
+    np.testing.assert_allclose(vae.transform(iris), before, atol=1e-6)
     assert vae.net_.criterion_.kl_weight == 3.0
     for change in ({"n_components": 3}, {"noise": "isotropic"}, {"hidden_layer_sizes": [5]}):
         name = next(iter(change))
@@ -588,7 +580,7 @@ def test_a_failed_continuation_leaves_the_model_as_it_was(method, iris):
 
 
 def test_warm_start_continues(iris):
-    cold = GaussianVAE(2, **FAST, validation_fraction=0.1).fit(iris)
+    cold = GaussianVAE(2, **FAST).fit(iris)
     warm = GaussianVAE(2, **FAST, warm_start=True).fit(iris)
     first = warm.score(iris)
     assert first == cold.score(iris)
@@ -600,146 +592,65 @@ def test_warm_start_continues(iris):
     assert warm.transform(iris).shape == (150, 2)
 
 
-# Few rows: the best epoch by cross-validation
+# Held-out rows
 
 
-def curve(vae):
-    return [record["valid_loss"] for record in vae.history_]
+class Splits(Callback):
+    """What a callback sees of the rows of each model."""
+
+    def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+        self.train, self.valid = map(rows_of_each, (dataset_train, dataset_valid))
 
 
-def test_of_few_rows_all_are_trained_on(iris):
-    params = {**FAST, "n_estimators": 1}
-    vae = GaussianVAE(2, **params).fit(iris)
-    assert len(vae.modules_) == 1
-    parts = vae._split(vae._to_rows(iris, None, None), None, 0)
-    rows = [[set(map(tuple, p.v1.tolist())) for p in part] for part in parts]
-    everything = set(map(tuple, vae._to_rows(iris, None, None).v1.tolist()))
-    assert [len(p) for p, _ in parts] == [150] + [120] * 5
-    assert rows[0][0] == everything
-    assert set.union(*(valid for _, valid in rows[1:])) == everything
-    whole = GaussianVAE(2, **params, early_stopping=False).fit(iris)
-    losses = ([r["train_loss"] for r in v.history_] for v in (vae, whole))
-    np.testing.assert_allclose(*losses, rtol=1e-4)
-    assert curve(vae) != curve(clone(vae).set_params(validation_fraction=0.2).fit(iris))
+def rows_of_each(dataset):
+    places = torch.arange(len(dataset)).expand(len(dataset.counts), -1)
+    v1 = dataset.take(torch.minimum(places, torch.tensor(dataset.counts)[:, None] - 1)).v1
+    parts = zip(v1, dataset.counts, strict=True)
+    return [set(map(tuple, rows[:n].tolist())) for rows, n in parts]
 
 
-@pytest.mark.parametrize(("n_rows", "folds"), [(30, True), (490, True), (491, False)])
-def test_number_of_rows_from_which_one_part_is_held_out(cancer, n_rows, folds):
-    X, settings = cancer[:n_rows, :3], {**FAST, "max_epochs": 2}
-    auto = GaussianVAE(2, **settings).fit(X)
-    tenth = GaussianVAE(2, **settings, validation_fraction=0.1).fit(X)
-    assert (auto.score(X) == tenth.score(X)) != folds
-    assert "valid_loss" in auto.history_[0]
-
-
-def evaluate_first(net, dataset, y):
-    return net.evaluate(RowDataset(torch.zeros(5, 4)))["loss"]
+@pytest.mark.parametrize("n_estimators", [1, 2, 5, 7])
+def test_each_model_is_judged_by_rows_that_it_does_not_see(n_estimators, cancer):
+    splits = Splits()
+    params = {**FAST, "max_epochs": 1, "net_params": {"callbacks": [splits]}}
+    vae = GaussianVAE(2, **params, n_estimators=n_estimators).fit(cancer)
+    assert len(vae.modules_) == len(splits.train) == n_estimators
+    n_folds = recipe_for(*cancer.shape, vae.get_params(), DENSITY).n_folds
+    for train, valid in zip(splits.train, splits.valid, strict=True):
+        assert not train & valid
+        assert len(train) + len(valid) == len(cancer)
+        assert len(valid) == pytest.approx(len(cancer) / n_folds, abs=1)
+    assert len(set.union(*splits.valid)) == sum(map(len, splits.valid))  # no two hold out the same
 
 
 @pytest.mark.parametrize(
-    "params",
+    "net_params",
     [
-        {"warm_start": True},
-        {"batch_size": 1, "max_epochs": 2},
-        {"net_params": {"module": GaussianVAEModule}},
-        {"net_params": {"callbacks": [("score", EpochScoring(evaluate_first))]}},
+        {"gradient_clip": 10.0},
+        {"module": GaussianVAEModule},
+        {"callbacks": [("splits", Splits())]},
+        {"callbacks": "disable"},
     ],
-    ids=["warm start", "batch size", "module", "callback"],
+    ids=["default", "module", "callback", "no callbacks"],
 )
-def test_what_cannot_be_cross_validated_holds_out_a_tenth(params, iris):
-    auto = GaussianVAE(2, **{**FAST, **params}).fit(iris)
-    assert auto.best_epoch_ > 0
-    assert curve(auto) == curve(clone(auto).set_params(validation_fraction=0.1).fit(iris))
+def test_what_changes_nothing_changes_nothing(net_params, iris, fitted):
+    vae = GaussianVAE(2, **FAST, net_params=net_params).fit(iris)
+    np.testing.assert_array_equal(vae.score_samples(iris), fitted.score_samples(iris))
+    assert vae.history_ == fitted.history_
 
 
 def test_prior_with_more_components_than_a_fold_has_rows(iris):
-    vae = GaussianVAE(2, n_prior_components=140, **FAST).fit(iris)
-    assert vae.n_prior_components_ == vae.module_.prior.n_components == 140
+    vae = GaussianVAE(2, prior=140, **FAST).fit(iris)
+    assert 100 < vae.n_prior_components_ == vae.module_.prior.n_components <= 140
     again = pickle.loads(pickle.dumps(vae))
     assert again.score(iris) == vae.score(iris)
 
 
 def test_validation_loss_is_the_sum_of_its_parts(iris):
-    for record in GaussianVAE(2, kl_weight=0.3, n_train_draws=1, **FAST).fit(iris).history_:
+    params = {**FAST, "net_params": {"criterion__n_draws": 1}}
+    for record in GaussianVAE(2, kl_weight=0.3, **params).fit(iris).history_:
         expected = record["valid_reconstruction"] + 0.3 * record["valid_kl"]
         assert record["valid_loss"] == pytest.approx(expected, abs=1e-5)
-
-
-def test_starts_are_compared_by_cross_validation(iris):
-    params = {**FAST, "init": "random", "max_epochs": 20, "min_noise": 0.01, "n_estimators": 1}
-    several = GaussianVAE(2, n_init=3, **params).fit(iris)
-    assert len(several.modules_) == 1
-    assert min(curve(several)) <= min(curve(GaussianVAE(2, **params).fit(iris))) + 1e-6
-    again = pickle.loads(pickle.dumps(several))
-    assert again.score(iris) == several.score(iris)
-    assert again.partial_fit(iris).n_epochs_ == several.n_epochs_ + 1
-
-
-@pytest.mark.parametrize("shape", ["plane", "curve"])
-def test_a_random_start_competes_for_the_second_cycle(shape, monkeypatch):
-    monkeypatch.setattr(GaussianVAE, "_n_steps", 1)
-    monkeypatch.setattr(GaussianVAE, "_n_rows_seen", 20 * 450)  # a first cycle of 20 epochs
-    rng = np.random.default_rng(0)
-    if shape == "curve":
-        angle = rng.uniform(-3, 3, 500)
-        points = np.column_stack([np.cos(angle), np.sin(angle), np.sin(2 * angle)])
-    else:
-        points = rng.standard_normal((500, 3))
-    X = points @ rng.standard_normal((3, 6)) + 0.1 * rng.standard_normal((500, 6))
-    params = {"prior": "standard", "hidden_layer_sizes": (16,), "n_estimators": 1}
-    params["random_state"] = 0
-    vae = GaussianVAE(**params).fit(X)
-    assert len(vae.modules_) == 1
-    cycle = vae.net_.max_epochs
-    first_cycle = np.array([r["modules"]["valid_loss"] for r in vae.net_.history[:cycle]])
-    alone = [GaussianVAE(**params, init=init).fit(X) for init in ("factor_analysis", "random")]
-    for losses, one in zip(first_cycle.T, alone, strict=True):
-        assert losses[:5] == pytest.approx(curve(one)[:5], rel=1e-3)
-    best = np.argmin(first_cycle.min(0))
-    assert best == ["plane", "curve"].index(shape)
-    assert vae.n_epochs_ == alone[best].n_epochs_
-    assert vae.score(X) == pytest.approx(alone[best].score(X), abs=0.1)
-
-
-def test_of_very_many_rows_the_starts_compete_in_one_cycle(monkeypatch):
-    monkeypatch.setattr(GaussianVAE, "_n_steps", 1)
-    monkeypatch.setattr(GaussianVAE, "_n_rows_seen", 15 * 450)  # too few epochs for a second
-    angle = np.random.default_rng(0).uniform(-3, 3, (500, 1))
-    X = np.sin(angle * [1, 2, 3]) + 0.1 * np.random.default_rng(1).standard_normal((500, 3))
-    vae = GaussianVAE(hidden_layer_sizes=(8,), n_estimators=1, random_state=0).fit(X)
-    assert vae.n_epochs_ == vae.net_.max_epochs == 15
-    losses = np.array([r["modules"]["valid_loss"] for r in vae.net_.history])
-    assert losses.shape == (15, 2)
-    assert len(vae.modules_) == 1
-    assert min(curve(vae)) == losses.min()
-
-
-def test_of_many_rows_the_prior_learns_later(iris, monkeypatch):
-    vae = GaussianVAE(2, **FAST, warm_start=True)
-    assert clone(vae).fit(iris).net_.prior_delay == 0
-    monkeypatch.setattr(GaussianVAE, "_delayed_from", 100)
-    assert clone(vae).set_params(prior="standard").fit(iris).net_.prior_delay == 0
-    assert vae.fit(iris).net_.prior_delay == 0.5
-    assert vae.fit(iris).net_.prior_delay == 0  # it has learned
-
-
-@pytest.mark.parametrize(("n_rows", "n_starts"), [(300, 1), (490, 1), (491, 2)])
-def test_starts_compete_where_rows_are_held_out(n_rows, n_starts, monkeypatch):
-    monkeypatch.setattr(GaussianVAE, "_n_steps", 1)
-    monkeypatch.setattr(GaussianVAE, "_n_rows_seen", 1)
-    X = np.random.default_rng(0).standard_normal((n_rows, 2))
-    vae = GaussianVAE(hidden_layer_sizes=(4,), n_estimators=1, n_prior_components=1)
-    rivals = []
-    train = GaussianVAE._train
-    monkeypatch.setattr(
-        GaussianVAE,
-        "_train",
-        lambda self, *args, **params: (
-            rivals.append(params["n_starts"]) or train(self, *args, **params)
-        ),
-    )
-    vae.fit(X)
-    assert rivals == [n_starts]
 
 
 # scikit-learn's tools
@@ -806,22 +717,16 @@ def test_scikit_learn_callbacks_see_every_epoch(iris):
     assert counter.events == ["setup", "epoch", "epoch", "epoch", "fit", "teardown"]
     assert vae.n_epochs_ == 3
     GaussianVAE(2, **FAST).set_callbacks(callback.ProgressBar()).fit(iris)
-    params = {"init": "random", "prior": "standard", "lr": 1e-3, "net_params": {"n_cycles": 2}}
-    vae = GaussianVAE(2, **FAST, **params).set_callbacks(callback.ProgressBar()).fit(iris)
-    assert vae.n_epochs_ == 15
 
 
-def test_callbacks_can_copy_the_estimator_when_a_start_has_ended(monkeypatch):
+def test_callbacks_can_copy_and_ask_the_estimator_in_training(iris):
     callback = pytest.importorskip("sklearn.callback")
-    monkeypatch.setattr(GaussianVAE, "_n_steps", 1)
-    monkeypatch.setattr(GaussianVAE, "_n_rows_seen", 20 * 450)  # a first cycle of 20 epochs
-    X = np.sin(np.random.default_rng(0).uniform(-3, 3, (500, 1)) * [1, 2, 3])
     monitor = callback.ScoringMonitor(scoring=None)
-    params = {"prior": "standard", "hidden_layer_sizes": (8,), "batch_size": 50, "n_draws": 32}
-    vae = GaussianVAE(**params, n_estimators=1, random_state=0)
-    vae.set_callbacks(monitor).fit(X)
-    assert vae.n_epochs_ > 20  # else the test shows little
-    assert len(vae.modules_) == 1
+    vae = GaussianVAE(2, **FAST).set_callbacks(monitor).fit(iris)
+    # What is known of the last fit does not meet the next one's modules.
+    vae.set_params(n_components=3, n_estimators=2).fit(iris)
+    vae.partial_fit(iris)
+    assert vae.n_epochs_ == 6
 
 
 @pytest.mark.parametrize("value", [0.1, -3e7, 1.764e18, 1e30])
@@ -888,7 +793,6 @@ def test_skorch_early_stopping_ends_quietly(iris):
     ("net_params", "message"),
     [
         ({"module__latent_features": 3}, "latent_features.*n_components"),
-        ({"module__linear": False}, "random start"),
         ({1: 2}, r"names of parameters as keys, got \[1\]"),
     ],
 )
@@ -897,10 +801,19 @@ def test_net_params_that_cannot_be(net_params, message, iris):
         GaussianVAE(2, **FAST, net_params=net_params).fit(iris)
 
 
-def test_other_optimizers_and_no_callbacks(iris):
-    for net_params in ({"optimizer": torch.optim.Rprop}, {"callbacks": "disable"}):
-        vae = GaussianVAE(2, **FAST, net_params=net_params).fit(iris)
-        assert np.isfinite(vae.score(iris))
+def test_other_optimizers(iris):
+    vae = GaussianVAE(2, **FAST, net_params={"optimizer": torch.optim.Rprop}).fit(iris)
+    assert np.isfinite(vae.score(iris))
+
+
+@pytest.mark.filterwarnings("ignore::skgvae.PosteriorCollapseWarning")  # of the start
+@pytest.mark.parametrize("prior", ["standard", "mixture"])
+def test_a_network_without_linear_paths_starts_at_random(prior, iris):
+    params = {"max_epochs": 60, "net_params": {"module__linear": False}, "random_state": 0}
+    vae = GaussianVAE(2, prior=prior, **params).fit(iris)
+    start = clone(vae).set_params(max_epochs=0).fit(iris)
+    assert vae.score(iris) > start.score(iris) + 1
+    assert vae.n_prior_components_ == getattr(vae.module_.prior, "n_components", 1)
 
 
 def test_another_default_dtype_of_torch(iris, float64):
@@ -990,10 +903,9 @@ def test_unfitted_estimators_pickle(iris):
         ({"noise": "pink"}, "'noise' parameter.*'pink'"),
         ({"min_noise": 0.0}, "'min_noise' parameter"),
         ({"min_noise": 200.0}, "min_noise=200.0 is out of proportion"),
-        ({"validation_fraction": 0.995}, "validation_fraction=0.995 leaves 0 of 150 rows"),
         ({"activation": "softmax"}, "'activation' parameter"),
-        ({"init": "best"}, "'init' parameter"),
-        ({"validation_fraction": 1.5}, "'validation_fraction' parameter"),
+        ({"validation_fraction": 0.6}, "'validation_fraction' parameter"),
+        ({"prior": "best"}, "'prior' parameter"),
         ({"max_epochs": -1}, "'max_epochs' parameter"),
         ({"lr": "fast"}, "'lr' parameter"),
         ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes must hold integers from 1 on"),
@@ -1072,7 +984,7 @@ def test_fits_in_any_mode_of_torch(mode, iris):
 
 
 def test_a_learning_rate_far_too_large_leaves_the_start(iris):
-    vae = GaussianVAE(2, lr=1e30, early_stopping=False, max_epochs=5, random_state=0)
+    vae = GaussianVAE(2, lr=1e30, validation_fraction=None, max_epochs=5, random_state=0)
     with pytest.warns(RuntimeWarning, match="smaller lr"):
         vae.fit(iris)
     assert np.isfinite(vae.score(iris))
@@ -1110,21 +1022,24 @@ def test_a_variance_that_overflows_is_refused(iris):
             GaussianVAE(**FAST).fit(rows)
 
 
-def test_default_width_of_the_latent_space():
+@pytest.mark.parametrize("shape", [(100, 7), (400, 50), (20, 50), (3, 4)])
+def test_default_width_of_the_latent_space(shape):
     rng = np.random.default_rng(0)
-    for shape, expected in [((100, 7), 7), ((400, 50), 32), ((20, 50), 5), ((3, 4), 1)]:
-        X = rng.standard_normal((shape[0], 1)) + 0.1 * rng.standard_normal(shape)
-        assert GaussianVAE(max_epochs=0).fit(X).n_components_ == expected
+    X = rng.standard_normal((shape[0], 1)) + 0.1 * rng.standard_normal(shape)
+    vae = GaussianVAE(max_epochs=0).fit(X)
+    expected = recipe_for(*shape, vae.get_params(), DENSITY).n_components
+    assert vae.n_components_ == vae.transform(X).shape[1] == expected <= shape[1]
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("n_train_draws", [1, 4])
-def test_cuda(n_train_draws, iris):
-    vae = GaussianVAE(2, n_train_draws=n_train_draws, **FAST).fit(iris)
+@pytest.mark.parametrize("n_draws", [1, 4])
+def test_cuda(n_draws, iris):
+    params = {**FAST, "net_params": {"criterion__n_draws": n_draws}}
+    vae = GaussianVAE(2, **params).fit(iris)
     assert vae.device_ == "cuda"
     assert next(vae.module_.parameters()).is_cuda
-    on_cpu = GaussianVAE(2, n_train_draws=n_train_draws, **FAST, device="cpu").fit(iris)
+    on_cpu = GaussianVAE(2, **params, device="cpu").fit(iris)
     assert vae.score(iris) == pytest.approx(on_cpu.score(iris), abs=0.5)
     loaded = pickle.loads(pickle.dumps(vae))
     np.testing.assert_allclose(loaded.transform(iris), vae.transform(iris), atol=1e-5)

@@ -24,9 +24,13 @@ X_train, X_test, t_train, t_test = x[:2000, None], x[2000:, None], t[:2000], t[2
 
 # %%
 # The mean-variance network is the same perceptron without a latent between x and t, trained
-# on its log density.
+# on its log density. More draws of z in training let the branches part.
 model = GaussianVAERegressor(
-    kl_weight=0.1, n_train_draws=16, n_estimators=1, max_epochs=100, random_state=0
+    kl_weight=0.1,
+    n_estimators=1,
+    max_epochs=100,
+    random_state=0,
+    net_params={"criterion__n_draws": 16},
 ).fit(X_train, t_train)
 
 torch.manual_seed(0)

@@ -229,8 +229,7 @@ print(f"learned, theory: variance {left_over:.2f}, {(eigenvalues > left_over).su
 # With y in place of x on the decoder's side the loss is an information bottleneck: the KL is paid
 # for all that z knows of x, the gain is what z says of y. In the linear Gaussian case, with one
 # draw and a learned variance, the latent is used if and only if the KL weight is less than R².
-# With eight draws, the regressor's default, the spread of the draws may stand for noise: the
-# rule is laxer.
+# With eight draws, the spread of the draws may stand for noise: the rule is laxer.
 X, y = load_diabetes(return_X_y=True)
 X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
 r2_linear = LinearRegression().fit(X_train, y_train).score(X_train, y_train)
@@ -253,12 +252,12 @@ for draws, curve in curves.items():
     for weight in weights[draws]:
         model = GaussianVAERegressor(
             kl_weight=weight,
-            n_train_draws=draws,
             n_estimators=1,
             lr=0.005,
             batch_size=64,
             max_epochs=30,
             random_state=0,
+            net_params={"criterion__n_draws": draws},
         )
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", PosteriorCollapseWarning)

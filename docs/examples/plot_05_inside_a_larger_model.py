@@ -109,7 +109,7 @@ for _ in range(n_steps):
 rows_train, rows_test = dequantise(images_train), dequantise(images_test)
 with torch.no_grad():
     states, _ = gru(rows_test)
-    eps = torch.randn(64, 1, n_rows - 1, latent, generator=generator)
+    eps = torch.randn(64, n_rows - 1, latent, generator=generator)  # the same for all images
     bound = predictive_bound(vae, states[:, :-1], rows_test[:, 1:], eps, kl_weight=0)
 
 

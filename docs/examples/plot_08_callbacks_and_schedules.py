@@ -39,7 +39,7 @@ settings = {
     "constant": {"callbacks": [LearningRates()], "schedule": None},
 }
 models = {
-    name: GaussianVAE(max_epochs=40, patience=40, random_state=0, net_params=net_params)
+    name: GaussianVAE(max_epochs=40, random_state=0, net_params=net_params)
     for name, net_params in settings.items()
 }
 print(f"{'schedule':<26}{'best epoch':>10}{'held-out nats a row':>21}")
@@ -51,7 +51,7 @@ for name, model in models.items():
 # Whatever skorch's net takes
 # ---------------------------
 # Another optimizer, with its own parameters; a tighter clip of the gradient's norm; skorch's
-# ``EarlyStopping`` beside the estimator's own. The net is there afterwards as ``net_``, with its
+# ``EarlyStopping``. The net is there afterwards as ``net_``, with its
 # history, and ``module_`` is a plain torch module.
 import torch
 from skorch.callbacks import EarlyStopping

@@ -11,8 +11,8 @@ neither labels nor a scorer. As a training step of a small network is mostly ove
 # The same search twice
 # ---------------------
 # Networks of one shape are trained in one stack: here those of the same ``n_components``.
-# ``kl_weight`` and the fold may differ within it. By default each fit would train five models more
-# to choose its epoch; here there is one model, and a held-out tenth does.
+# ``kl_weight`` and the fold may differ within it. Each fit is one model here: five, the default,
+# would be a stack already.
 import time
 
 import matplotlib.pyplot as plt
@@ -24,7 +24,7 @@ from skgvae import GaussianVAE
 from skgvae.model_selection import StackedGridSearchCV
 
 X = load_wine().data
-vae = GaussianVAE(n_estimators=1, max_epochs=10, validation_fraction=0.1, random_state=0)
+vae = GaussianVAE(n_estimators=1, max_epochs=10, random_state=0)
 grid = {"n_components": [1, 3, 8], "kl_weight": [0.5, 2.0]}
 folds = KFold(3, shuffle=True, random_state=0)
 searches, seconds = {}, {}

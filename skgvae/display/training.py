@@ -13,7 +13,8 @@ PARTS = {"loss": "loss", "reconstruction": "reconstruction", "kl": "KL divergenc
 class TrainingCurveDisplay:
     """The loss of each epoch and its two parts, on training and held-out rows.
 
-    Use :meth:`from_estimator` to make one.
+    If several models were trained together, the curves are averages over them. Use
+    :meth:`from_estimator` to make one.
 
     Parameters
     ----------

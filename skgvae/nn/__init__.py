@@ -16,13 +16,14 @@ from .geometry import pullback_metric
 from .joint import ClassifierHead, GaussianVAEClassifierModule, JointOutput
 from .linear import Linear, takes_model_axis
 from .noise import NOISE_MODELS, GaussianNoise, Noise, StudentNoise
-from .prior import MixturePrior, StandardNormalPrior
+from .prior import PRIORS, MixturePrior, StandardNormalPrior
 from .vae import GaussianVAEModule, VAEOutput
 
 __all__ = [
     "MAX_SCALE",
     "MIN_SCALE",
     "NOISE_MODELS",
+    "PRIORS",
     "ClassifierHead",
     "GaussianMLP",
     "GaussianNoise",

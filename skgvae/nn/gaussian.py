@@ -92,11 +92,11 @@ class GaussianMLP(nn.Module):
         Widths of the hidden layers; may be empty.
     activation : callable
         Makes the activation module of a hidden layer.
-    noise : {"heteroscedastic", "homoscedastic", "isotropic", "student"}
-        Normal noise with σ as a function of x, one σ per feature, or one σ; or Student's t with
-        four degrees of freedom and a scale σ that is a function of x (:mod:`skgvae.nn.noise`).
+    noise : str
+        A name in ``NOISE_MODELS``, which says the family of the noise and whether its scale σ is a
+        function of x ("heteroscedastic"), one number per feature, or one number.
     min_scale, max_scale : float or Tensor of shape (out_features,)
-        Bounds of σ. ``isotropic`` noise uses the largest lower bound.
+        Bounds of σ. If all features have one σ, it has the largest lower bound.
     linear : bool
         Whether there is a linear path to the mean.
     generator : torch.Generator, optional

@@ -4,6 +4,11 @@ A prior is a module with four methods: ``forward()`` returns the distribution, `
 its density, ``kl(loc, log_scale, z)`` the divergence of a posterior from it for each latent,
 ``sample(n_samples, generator)`` draws. ``closed_form_kl`` says whether ``kl`` needs no draws;
 otherwise the bounds estimate the whole divergence by the densities that they compute anyhow.
+``takes_model_axis`` says whether ``log_prob`` and ``kl`` work with one more axis in front of all
+tensors, its own too: that of several models. Otherwise these are called one after the other.
+
+A new prior is such a class, made as ``Prior(latent_features, generator=generator)``, and a line in
+``PRIORS``; GaussianVAE knows it by that name.
 """
 
 from __future__ import annotations
@@ -38,6 +43,8 @@ class StandardNormalPrior(nn.Module):
     ----------
     latent_features : int
         Width of z.
+    generator : torch.Generator, optional
+        Not used: there is nothing to draw.
 
     Examples
     --------
@@ -49,7 +56,7 @@ class StandardNormalPrior(nn.Module):
     takes_model_axis = True
     closed_form_kl = True
 
-    def __init__(self, latent_features: int):
+    def __init__(self, latent_features: int, generator: torch.Generator | None = None):
         super().__init__()
         check_positive(latent_features=latent_features)
         self.latent_features = latent_features
@@ -111,7 +118,7 @@ class MixturePrior(nn.Module):
     latent_features : int
         Width of z.
     n_components : int
-        Number of components.
+        Number of components; 8 by default.
     generator : torch.Generator, optional
         Source of the initial means; torch's global generator by default.
 
@@ -128,7 +135,7 @@ class MixturePrior(nn.Module):
     closed_form_kl = False
 
     def __init__(
-        self, latent_features: int, n_components: int, generator: torch.Generator | None = None
+        self, latent_features: int, n_components: int = 8, generator: torch.Generator | None = None
     ):
         super().__init__()
         check_positive(latent_features=latent_features, n_components=n_components)
@@ -279,6 +286,8 @@ class MixturePrior(nn.Module):
         offset = (factor @ self.means[..., None]).flatten(-3)
         return factor.flatten(-3, -2), offset
 
+
+PRIORS = {"standard": StandardNormalPrior, "mixture": MixturePrior}
 
 # How many numbers the cache of a core holds. A larger array is computed in such parts, and again
 # for the gradient: that takes less time than to write it to new memory.

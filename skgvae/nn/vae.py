@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from .gaussian import MAX_SCALE, GaussianMLP, diagonal_normal
 from .linear import check_positive
-from .prior import MixturePrior, StandardNormalPrior
+from .prior import PRIORS, MixturePrior
 
 
 class VAEOutput(NamedTuple):
@@ -37,8 +37,8 @@ class GaussianVAEModule(nn.Module):
         Widths of the encoder's hidden layers; the decoder has them in reverse order.
     activation : callable
         Makes the activation module of a hidden layer.
-    noise : {"heteroscedastic", "homoscedastic", "isotropic", "student"}
-        Noise model of the decoder.
+    noise : str
+        Noise model of the decoder: a name in ``NOISE_MODELS``.
     min_noise : float or Tensor of shape (out_features,)
         Floor of the decoder's σ, which keeps the likelihood bounded (Mattei & Frellsen,
         "Leveraging the Exact Likelihood of Deep Latent Variable Models", 2018,
@@ -47,8 +47,8 @@ class GaussianVAEModule(nn.Module):
         Ceiling of the decoder's σ(z), wide enough not to matter for standardised targets.
     linear : bool
         Whether the means have linear paths beside the hidden layers.
-    prior : nn.Module, optional
-        p(z); :class:`StandardNormalPrior` by default.
+    prior : str or nn.Module
+        p(z), or its name in ``PRIORS``: "standard" is :class:`StandardNormalPrior`.
     n_prior_components : int, optional
         Makes p(z) a :class:`MixturePrior` of so many components, in place of ``prior``.
     generator : torch.Generator, optional
@@ -76,7 +76,7 @@ class GaussianVAEModule(nn.Module):
         min_noise: float | Tensor = 0.01,
         max_noise: float | Tensor = MAX_SCALE,
         linear: bool = True,
-        prior: nn.Module | None = None,
+        prior: str | nn.Module = "standard",
         n_prior_components: int | None = None,
         generator: torch.Generator | None = None,
     ):
@@ -106,7 +106,13 @@ class GaussianVAEModule(nn.Module):
         )
         if n_prior_components is not None:
             prior = MixturePrior(latent_features, n_prior_components, generator)
-        self.prior = StandardNormalPrior(latent_features) if prior is None else prior
+        elif isinstance(prior, str):
+            if prior not in PRIORS:
+                raise ValueError(
+                    f"prior must be one of {tuple(PRIORS)} or a module, got {prior!r}."
+                )
+            prior = PRIORS[prior](latent_features, generator=generator)
+        self.prior = prior
 
     def forward(
         self,
