@@ -114,7 +114,7 @@ def main():
 if __name__ == "__main__":
     warnings.simplefilter("ignore", ConvergenceWarning)  # of the classical models
     torch.set_num_threads(1)
-    print("This takes about 2 minutes on one free core, longer if other programs need the core.")
+    print("This takes about 3 minutes on one free core, longer if other programs need the core.")
     print("Both times in a row are means over its fits.\n")
     start = clocks()
     with threadpool_limits(1):
