@@ -164,7 +164,7 @@ class BaseGaussianVAE(
     # Training
 
     def _fit(self, table):
-        """Validate → units → recipe → split → start → train → describe."""
+        """Recipe → units → split → start → train → describe."""
         recipe = recipe_for(
             table.n_units, table.v2.shape[1], self.get_params(deep=False), self._habits
         )
@@ -355,10 +355,12 @@ class BaseGaussianVAE(
             self._strata(table),
             recipe.max_judged,
         )
-        held_out = [folds == i % recipe.n_folds for i in range(n_members)]
-        parts = [[rows.subset(torch.from_numpy(np.flatnonzero(mask))) for mask in (~held, held)]
-                 for held in held_out]  # fmt: skip
-        return [self._balance(train) for train, _ in parts], [valid for _, valid in parts]
+        train, valid = [], []
+        for i in range(n_members):
+            is_held_out = torch.from_numpy(folds == i % recipe.n_folds)
+            train.append(self._balance(rows.subset(~is_held_out)))
+            valid.append(rows.subset(is_held_out))
+        return train, valid
 
     def _strata(self, table):
         """Return what the folds should have equal shares of."""
@@ -613,11 +615,8 @@ class BaseGaussianVAE(
         check_is_fitted(self)
         n_samples = check_scalar(n_samples, "n_samples", Integral, min_val=1)
         (seed,) = draw_seeds(random_state, 1)
-        rng, n_draws, tail = (
-            np.random.default_rng(seed),
-            self._n_draws_per_module(),
-            self._tail_factor(),
-        )
+        rng = np.random.default_rng(seed)
+        n_draws, tail = self._n_draws_per_module(), self._tail_factor()
         (target,) = self._answer(
             lambda modules, v1: (sample_components(modules, v1, n_samples, n_draws, tail, rng),),
             self._validate_rows(X),

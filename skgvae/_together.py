@@ -31,8 +31,6 @@ MAX_BYTES = 2**30
 _BYTES_PER_WEIGHT = 8 * 4
 # Of a row: in float64, in float32, and in the stack.
 _BYTES_PER_NUMBER = 8 + 4 + 4
-# Each weight is used once for each row and draw, and what comes of it is held with its gradient.
-_BYTES_PER_PRODUCT = 1
 # Parameters that may differ between trainings of one stack, one for each model.
 _OF_EACH = "criterion__kl_weight", "criterion__penalty"
 # Those that training does not use, or that follow from the rows.
@@ -120,7 +118,10 @@ class Training:
             (name, tuple(t.shape[1:] if "prior." in name else t.shape), t.requires_grad)
             for name, t in named
         ]
-        parts = repr(member).split("(prior)")[0], type(member.prior)
+        parts = [
+            (name, type(part), None if name.endswith("prior") else part.extra_repr())
+            for name, part in member.named_modules()
+        ]
         try:
             return joblib.hash((parts, shapes, len(net.stack_), params, length, n_valid))
         except Exception:  # what cannot be pickled cannot be compared
@@ -135,9 +136,13 @@ class Training:
 
     @property
     def step_bytes(self) -> int:
-        """Memory that a step of its training takes, about."""
+        """Memory that a step of its training takes, about.
+
+        A unit of a layer holds 16 bytes for each row and draw: what it is before and after its
+        activation, both with a gradient. With 16 inputs that is a byte for each of its weights.
+        """
         n_rows = min(self.net.batch_size, len(self.rows)) * self.net.criterion_.n_draws
-        return n_rows * self.net.stack_.weights.numel() * _BYTES_PER_PRODUCT
+        return n_rows * self.net.stack_.weights.numel()
 
 
 def train_together(trainings: list[Training]) -> None:

@@ -315,7 +315,7 @@ class _Best:
         n = plan.n_groups
         self.epochs, self.last_epochs = np.zeros(n, int), np.zeros(n, int)
         self.losses, self.in_training = np.full(n, math.inf), np.full(n, True)
-        self.ceiling = None
+        self.n_alike = len(stack) // n  # models of a group
         self._of_models = np.full(len(stack), math.nan)  # losses with the weights that are kept
         self._has_warned = False
 
@@ -327,7 +327,7 @@ class _Best:
         spread = torch.where(high.isfinite(), high - low, 0.0).clamp(min=1.0)
         self.ceiling = (high + _CEILING * spread).to(losses[0].dtype)
         clipped = zip(losses, self.ceiling, strict=True)
-        counts = np.reshape([len(own) for own in losses], (len(self.losses), -1))
+        counts = np.reshape([len(own) for own in losses], (-1, self.n_alike))
         self._trims = counts.min(1) >= _TRIMMED_FROM
         means = torch.stack([own.clamp(max=ceiling).mean() for own, ceiling in clipped])
         self._of_models = means.cpu().double().numpy()
@@ -336,7 +336,7 @@ class _Best:
     def restart(self, losses, average, optimizer, epoch):
         """Put models that have diverged back to their best weights; say which they are."""
         finite = np.isfinite(losses) & average.isfinite().all(1).cpu().numpy()
-        lost = ~finite & np.repeat(self.in_training, len(finite) // len(self.losses))
+        lost = ~finite & np.repeat(self.in_training, self.n_alike)
         if not lost.any():
             return lost
         rows = torch.from_numpy(np.flatnonzero(lost)).to(average.device)
@@ -349,7 +349,7 @@ class _Best:
                     value[rows] = 0
         if not self._has_warned:
             self._has_warned = True
-            kept = np.unique(np.repeat(self.epochs, len(finite) // len(self.losses))[lost])
+            kept = np.unique(np.repeat(self.epochs, self.n_alike)[lost])
             warnings.warn(
                 f"The loss or a weight was not finite in epoch {epoch} for {lost.sum()} of "
                 f"{len(lost)} models: they are put back to the weights of epoch "
@@ -362,9 +362,8 @@ class _Best:
 
     def update(self, epoch, average, losses, lost):
         """Keep the weights of groups for which this is the best epoch; say of each model."""
-        n_alike = len(lost) // len(self.losses)
         self.last_epochs[self.in_training] = epoch
-        self.in_training &= ~lost.reshape(-1, n_alike).all(1)
+        self.in_training &= ~lost.reshape(-1, self.n_alike).all(1)
         better = self.in_training.copy()
         if losses is not None:
             lost = lost | ~np.isfinite(losses)
@@ -372,9 +371,9 @@ class _Best:
             judged = self._judge(losses)
             better &= judged < self.losses
             self.losses[better] = judged[better]
-            self._of_models = np.where(np.repeat(better, n_alike), losses, self._of_models)
+            self._of_models = np.where(np.repeat(better, self.n_alike), losses, self._of_models)
         self.epochs[better] = epoch
-        of_models = np.repeat(better, n_alike)
+        of_models = np.repeat(better, self.n_alike)
         rows = torch.from_numpy(np.flatnonzero(of_models & ~lost)).to(average.device)
         self.weights[rows] = average[rows]
         for name, buffer in self.stack.buffers.items():
@@ -395,9 +394,9 @@ class _Best:
 
     def _judge(self, losses):
         # Without those at either end: one bad fold must not choose the epoch.
-        ordered = np.sort(losses.reshape(len(self.losses), -1), 1)
-        n_cut = ordered.shape[1] // 5
-        trimmed = ordered[:, n_cut : ordered.shape[1] - n_cut].mean(1)
+        ordered = np.sort(losses.reshape(-1, self.n_alike), 1)
+        n_cut = self.n_alike // 5
+        trimmed = ordered[:, n_cut : self.n_alike - n_cut].mean(1)
         judged = np.where(self._trims, trimmed, ordered.mean(1))
         return np.where(np.isnan(judged), math.inf, judged)
 
