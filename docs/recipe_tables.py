@@ -34,6 +34,7 @@ def table(kind, rows=ROWS):
         (f"{judged}, of a single model", "validation_fraction", *map(_n_judged, alone, rows)),
         ("rows in a step", "batch_size", *(r.batch_size for r in of)),
         ("passes over the rows, at most", "max_epochs", *(r.max_epochs for r in of)),
+        ("cycles of the learning rate, at most", "n_cycles *", *(r.n_cycles for r in of)),
         ("passes without a better one, at most", "patience *", *(r.patience for r in of)),
         ("largest learning rate", "lr", *(r.lr for r in of)),
         ("draws of z for a row in a step", "criterion__n_draws *", *(r.n_draws for r in of)),

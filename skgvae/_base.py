@@ -33,7 +33,7 @@ from ._networks import (
 from ._random import draw_seeds, torch_seed
 from ._recipe import Recipe, recipe_for
 from ._rows import RowDataset, StackedRows
-from ._scaling import FAR, FARTHEST, Standardizer, grid_noise
+from ._scaling import FAR, FARTHEST, Latents, Standardizer, grid_noise
 from ._sklearn_callbacks import CallbackSupportMixin, SklearnCallbacks
 from ._together import train_among_others
 from ._validation import SMALLEST, refuse_dates
@@ -150,7 +150,10 @@ class BaseGaussianVAE(
 
     @property
     def module_(self):
-        """The first fitted :class:`~skgvae.nn.GaussianVAEModule`, in standardised units."""
+        """The first fitted :class:`~skgvae.nn.GaussianVAEModule`, in standardised units.
+
+        Its latents are those of ``transform``, in another order and perhaps of other signs.
+        """
         return self.net_.module_
 
     @property
@@ -244,6 +247,7 @@ class BaseGaussianVAE(
             **module_params(self._net_params),
         }
         self._structure = self._get_structure()
+        self._latents = Latents(np.arange(recipe.n_components), np.ones(recipe.n_components))
         self._dtype = table.X.dtype.name
         self._device = str(self.device)
         self.device_ = resolve_device(self.device)
@@ -385,6 +389,7 @@ class BaseGaussianVAE(
         return {
             "batch_size": recipe.batch_size,
             "max_epochs": recipe.max_epochs,
+            "n_cycles": recipe.n_cycles,
             "patience": recipe.patience,
             "lr": recipe.lr,
             "n_valid_draws": recipe.n_valid_draws,
@@ -456,7 +461,7 @@ class BaseGaussianVAE(
         ]
         self.n_epochs_ = len(self.history_)
         self.best_epoch_ = n_before + int(net.result_.best_epochs[0])
-        self._describe(train)
+        self._describe(train, is_new=not n_before)
         if self.n_active_components_ == 0:
             warnings.warn(
                 "Posterior collapse: no latent component carries information (all of "
@@ -475,10 +480,11 @@ class BaseGaussianVAE(
         return torch_seed(seed, self.device_) if self._has_own_network() else nullcontext()
 
     @torch.no_grad()
-    def _describe(self, train):
+    def _describe(self, train, is_new):
         """Record how the latent space and the noise are used, on (some of) the rows.
 
-        The latent space is that of the first module, the noise an average over all.
+        The latent space is that of the first module, the noise an average over all. Passes over
+        further rows leave the order of the latents.
         """
         noise = []
         for module, rows in zip(self.modules_, train, strict=True):
@@ -495,8 +501,11 @@ class BaseGaussianVAE(
             weight = None if weight is None or not weight.any() else weight
             noise.append(np.average(variance.cpu().double().numpy(), 0, weight))
             if len(noise) == 1:
-                kl = module.prior.kl(loc, log_scale, z)
-                self.kl_per_component_ = np.average(kl.cpu().double().numpy(), 0, weight)
+                kl = module.prior.kl(loc, log_scale, z).cpu().double().numpy()
+                kl = np.average(kl, 0, weight)
+                if is_new:
+                    self._latents = Latents.of(kl, loc.cpu().numpy(), rows.v1.numpy())
+                self.kl_per_component_ = kl[self._latents.order]
         self.n_active_components_ = int(np.sum(self.kl_per_component_ > ACTIVE_KL))
         self.noise_variance_ = np.mean(noise, 0) * self._target_scaler.scale**2
 
@@ -629,6 +638,10 @@ class BaseGaussianVAE(
     def transform(self, X):
         """Return the posterior means of the latent components.
 
+        They are those of one model, the first, whatever its scores are. In a ``fit`` they are
+        ordered by ``kl_per_component_``, the largest first, and each has the sign with which
+        it goes up with the column that it goes with most. So refits are comparable.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
@@ -665,8 +678,9 @@ class BaseGaussianVAE(
             loc, log_scale = modules[0].encoder.loc_and_log_scale(v1)
             return (loc, log_scale.exp()) if return_std else (loc,)
 
-        found = self._answer(posterior, X, forwards=[self._scaler.forward], n_modules=1)
-        return tuple(found) if return_std else found[0]
+        loc, *std = self._answer(posterior, X, forwards=[self._scaler.forward], n_modules=1)
+        loc = self._latents.from_module(loc)
+        return (loc, np.abs(self._latents.from_module(*std))) if return_std else loc
 
     def decode(self, Z, return_std=False):
         """Return mean and standard deviation of p(v2 | z) in the units of v2.
@@ -694,7 +708,9 @@ class BaseGaussianVAE(
 
         scaler = self._target_scaler
         inverses = scaler.inverse, scaler.inverse_scale
-        mean, std = self._answer(decoded, Z, inverses=inverses, n_modules=1)
+        mean, std = self._answer(
+            decoded, Z, forwards=[self._latents.to_module], inverses=inverses, n_modules=1
+        )
         return (mean, std) if return_std else mean
 
     def latent_directions(self, Z):
@@ -757,16 +773,19 @@ class BaseGaussianVAE(
         ((150, 2), (150, 2, 2))
         """
         Z = self._validate_latent(Z)
+        order, signs = map(torch.from_numpy, (self._latents.order, self._latents.signs))
 
         def eigen(modules, z):
             eigenvalues, vectors = torch.linalg.eigh(pullback_metric(modules[0].decoder, z))
-            vectors = vectors.mT
+            vectors = vectors.mT[..., order] * signs.to(z)
             largest = vectors.gather(-1, vectors.abs().argmax(-1, keepdim=True))
             return eigenvalues.clamp(min=0), vectors * largest.sign()
 
         width = max(max(p.shape, default=1) for p in self.module_.decoder.parameters())
         size = self.n_components_ * width
-        eigenvalues, directions = self._answer(eigen, Z, size=size, n_modules=1)
+        eigenvalues, directions = self._answer(
+            eigen, Z, forwards=[self._latents.to_module], size=size, n_modules=1
+        )
         return eigenvalues, directions
 
     def _validate_latent(self, Z):

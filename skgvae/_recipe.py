@@ -29,11 +29,13 @@ class Habits:
     """What differs between kinds of estimators."""
 
     n_epochs: int
-    """Passes over the rows, up to ``MANY_ROWS``."""
+    """Passes over the rows in a cycle, up to ``MANY_ROWS``."""
     n_draws: int
     """Draws of z for each row in training."""
     n_valid_points: int
     """Rows times draws by which each model is judged."""
+    n_cycles: int = 1
+    """Cycles of the learning rate at most: one more where the last epochs were the best."""
     patience: float | None = None
     """Share of all epochs without a better one after which training ends; and as many as the
     best took."""
@@ -44,7 +46,7 @@ class Habits:
     """Whether training without held-out rows does harm."""
 
 
-DENSITY = Habits(n_epochs=70, n_draws=4, n_valid_points=1024, orthogonal_from=128)
+DENSITY = Habits(n_epochs=70, n_cycles=2, n_draws=4, n_valid_points=1024, orthogonal_from=128)
 REGRESSION = Habits(
     n_epochs=150,
     n_draws=8,
@@ -77,6 +79,7 @@ class Recipe:
     """Rows of a part that judge its model, at most."""
     batch_size: int
     max_epochs: int
+    n_cycles: int
     patience: int | None
     lr: float
     n_draws: int
@@ -115,10 +118,11 @@ def recipe_for(
         batch_size = int(params["batch_size"])
     else:
         batch_size = min(max(-(-n_training // N_BATCHES), MIN_BATCH), MAX_BATCH)
+    n_cycles = habits.n_cycles if n_folds > 1 and params["max_epochs"] == "auto" else 1
     if params["max_epochs"] != "auto":
         max_epochs = int(params["max_epochs"])
     else:
-        max_epochs = math.ceil(habits.n_epochs * min(1, MANY_ROWS / n_training) ** 0.5)
+        max_epochs = math.ceil(habits.n_epochs * min(1, MANY_ROWS / n_training) ** 0.5) * n_cycles
     if n_rows < MIN_TRAINING_ROWS and fraction is not None and habits.needs_judge:
         max_epochs = 0
     patience = None
@@ -137,6 +141,7 @@ def recipe_for(
         max_judged=MAX_JUDGED,
         batch_size=batch_size,
         max_epochs=max_epochs,
+        n_cycles=n_cycles,
         patience=patience,
         lr=LEARNING_RATE if params["lr"] == "auto" else float(params["lr"]),
         n_draws=habits.n_draws,

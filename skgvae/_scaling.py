@@ -130,6 +130,43 @@ class Standardizer:
         return float(np.log(self.scale).sum())
 
 
+class Latents:
+    """Order and signs of latents that another training would find too.
+
+    The latent with the largest KL is the first. The column that goes with it most goes up with
+    it.
+
+    Parameters
+    ----------
+    order : ndarray of int, of shape (n_components,)
+        Places in the module.
+    signs : ndarray of shape (n_components,)
+        Plus or minus one.
+    """
+
+    def __init__(self, order, signs):
+        self.order = order
+        self.signs = signs
+
+    @classmethod
+    def of(cls, kl, loc, v1):
+        """Learn them from the KL of each latent, from posterior means and rows."""
+        order = np.argsort(-kl, kind="stable")
+        covariance = (loc - loc.mean(0)).T.astype(np.float64) @ (v1 - v1.mean(0))
+        strongest = np.take_along_axis(covariance, np.abs(covariance).argmax(1)[:, None], 1)[:, 0]
+        return cls(order, np.where(strongest < 0, -1.0, 1.0)[order])
+
+    def from_module(self, z):
+        """Return z as the user sees it, of shape (n_samples, n_components)."""
+        return z[:, self.order] * self.signs.astype(z.dtype)
+
+    def to_module(self, z):
+        """Return z as the module sees it."""
+        own = np.empty_like(z)
+        own[:, self.order] = z * self.signs.astype(z.dtype)
+        return own
+
+
 def _moments(X, weight, origin=0.0):
     scaler = StandardScaler()
     with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at

@@ -27,6 +27,8 @@ _CEILING = 20
 # Rows that judge each model, from which on the worst and the best models do not count: of fewer
 # a bad loss is news of all.
 _TRIMMED_FROM = 4
+# Share of a cycle, its end, in which the best epoch must lie for another cycle to follow.
+_LATE = 0.1
 
 
 def one_cycle(progress: float, warm_up: float = 0.05) -> float:
@@ -56,6 +58,12 @@ class Plan:
     averaging: float = 0.05
     n_valid_draws: int = 1
     n_groups: int = 1
+    n_cycles: int = 1
+
+    @property
+    def cycle(self) -> int:
+        """Epochs of a cycle of the learning rate; the last one may be shorter."""
+        return max(1, -(-self.max_epochs // self.n_cycles))
 
 
 @dataclass
@@ -116,7 +124,7 @@ def train(
     start is one too. Without validation rows it is the last. What is judged and kept is an
     average of the weights over the latest steps. A model whose loss or weights are not finite
     goes on from its best weights; where this happens to all models of a group in one epoch, its
-    training ends.
+    training ends. So it does at the end of a cycle whose last epochs were no better.
 
     Parameters
     ----------
@@ -151,7 +159,8 @@ def train(
             terms, counts = [], []
             for batch, n_own in batches(rows, plan.batch_size, generators):
                 if plan.schedule is not None:
-                    _set_rate(optimizer, plan.schedule(n_steps / (plan.max_epochs * n_batches)))
+                    length = plan.cycle * n_batches
+                    _set_rate(optimizer, plan.schedule(n_steps % length / length))
                 if hooks.sees_batches:
                     hooks.on_batch_begin(batch, n_own[0], True)
                 found = _step(stack, criterion, optimizer, batch, n_own, plan, generators, hooks)
@@ -309,7 +318,7 @@ class _Best:
     """The best epoch of each group of models, and when its training ends."""
 
     def __init__(self, stack, plan):
-        self.stack, self.patience = stack, plan.patience
+        self.stack, self.patience, self.cycle = stack, plan.patience, plan.cycle
         self.weights = stack.weights.clone()
         self.buffers = {name: b.clone() for name, b in stack.buffers.items()}
         n = plan.n_groups
@@ -381,6 +390,8 @@ class _Best:
         if self.patience is not None:
             # As many as it took to the best: what comes late is waited for the longer.
             self.in_training &= epoch - self.epochs < np.maximum(self.patience, self.epochs)
+        if epoch % self.cycle == 0:
+            self.in_training &= epoch - self.epochs < _LATE * self.cycle
         return of_models
 
     def has_ended(self):

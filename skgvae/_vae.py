@@ -129,7 +129,8 @@ class GaussianVAE(BaseGaussianVAE):
     kl_per_component_ : ndarray of shape (n_components_,)
         Average KL divergence of each component of the first model, in nats: the information that
         it carries.
-        With a mixture prior: beyond what the components before it tell.
+        The largest is the first. With a mixture prior: beyond what the components before it in
+        ``module_`` tell.
     n_active_components_ : int
         Components with more than 0.01 nats.
     n_prior_components_ : int
@@ -510,10 +511,11 @@ class GaussianVAE(BaseGaussianVAE):
         *model, kind = model
         module.start_at_mixture(*map(torch.from_numpy, model))
         self._choice = {"n_components": module.prior.n_components, "kinds": (kind,)}
+        self._module_spec["n_prior_components"] = module.prior.n_components  # of random ones too
 
     @torch.no_grad()
-    def _describe(self, train):
-        super()._describe(train)
+    def _describe(self, train, is_new):
+        super()._describe(train, is_new)
         # Where the posterior means of training rows lie: beyond, q is not to be trusted.
         bounds = []
         for module, rows in zip(self.modules_, train, strict=True):

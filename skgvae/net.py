@@ -84,6 +84,9 @@ class GaussianVAENet(NeuralNet):
         Number of equal groups of consecutive modules. Those of a group have one best epoch, by
         the mean of their validation losses. A fifth of these at either end does not count, unless
         a module has very few validation rows.
+    n_cycles : int, default=1
+        Cycles of the schedule that ``max_epochs`` are divided into. Training ends with a cycle
+        of which the last tenth held no best epoch.
 
     References
     ----------
@@ -120,6 +123,7 @@ class GaussianVAENet(NeuralNet):
         n_valid_draws=1,
         averaging=0.05,
         n_groups=1,
+        n_cycles=1,
         **kwargs,
     ):
         self.seed = seed
@@ -129,6 +133,7 @@ class GaussianVAENet(NeuralNet):
         self.n_valid_draws = n_valid_draws
         self.averaging = averaging
         self.n_groups = n_groups
+        self.n_cycles = n_cycles
         super().__init__(
             module,
             criterion=criterion,
@@ -271,6 +276,7 @@ class GaussianVAENet(NeuralNet):
             averaging=self.averaging,
             n_valid_draws=self.n_valid_draws,
             n_groups=self.n_groups,
+            n_cycles=self.n_cycles,
         )
 
     def _seeds(self):

@@ -114,7 +114,8 @@ def test_given_parameters_are_as_given(given, found, n_rows, habits):
     if "max_epochs" not in given:  # one parameter leaves the others
         auto = asdict(recipe_for(n_rows, 20, AUTO, habits))
         follow = {"batch_size": ["orthogonal"], "n_estimators": ["n_folds"]}
-        follow["validation_fraction"] = ["n_valid_draws", "batch_size", "max_epochs", "orthogonal"]
+        follow["validation_fraction"] = ["n_valid_draws", "batch_size", "max_epochs", "n_cycles"]
+        follow["validation_fraction"].append("orthogonal")
         own = {*found, *follow.get(next(iter(given)), [])}
         assert {k: v for k, v in recipe.items() if k not in own} == {
             k: v for k, v in auto.items() if k not in own
@@ -136,6 +137,16 @@ def test_what_follows_from_given_parameters():
                 assert short.patience is long.patience is None
             else:
                 assert 10 * short.patience == pytest.approx(long.patience, abs=10)
+
+
+def test_another_cycle_needs_a_judge_and_a_free_number_of_epochs(habits):
+    auto = recipe_for(500, 20, AUTO, habits)
+    assert auto.n_cycles == habits.n_cycles
+    assert auto.max_epochs == habits.n_epochs * habits.n_cycles
+    for given in {"max_epochs": 9}, {"validation_fraction": None}:
+        assert recipe_for(500, 20, AUTO | given, habits).n_cycles == 1
+    unjudged = recipe_for(500, 20, AUTO | {"validation_fraction": None}, habits)
+    assert unjudged.max_epochs == habits.n_epochs
 
 
 @pytest.mark.parametrize("fraction", [0.5, 0.25, 0.2, 0.1, 0.05])

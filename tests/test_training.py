@@ -279,6 +279,34 @@ def test_patience_ends_each_group_by_itself():
     assert net.result_.last_epochs.tolist() == [2, 2]
 
 
+def test_another_cycle_follows_where_the_last_epochs_were_the_best():
+    modules, valid = make_modules(4), [rows_of(9 + m, 10) for m in range(4)]
+    train = StackedRows([rows_of(m, 20) for m in range(4)])
+    params = {"max_epochs": 60, "lr": 0.02, "n_groups": 2, "n_cycles": 3}
+    net = make_net(modules, valid, **params).fit(train)
+    losses = losses_of(modules, net, valid).reshape(-1, 2, 2).mean(-1)
+    for group, (best, last) in enumerate(
+        zip(net.result_.best_epochs, net.result_.last_epochs, strict=True)
+    ):
+        assert best == losses[: last + 1, group].argmin()
+        bests = [losses[: end + 1, group].argmin() for end in (20, 40)]
+        assert last == next((e for e, b in zip((20, 40), bests, strict=True) if b <= e - 2), 60)
+    assert max(net.result_.last_epochs) > 20
+
+
+def test_each_cycle_has_the_whole_schedule():
+    rates = []
+
+    class Rates(Callback):
+        def on_grad_computed(self, net, **kwargs):
+            rates.append(net.optimizer_.param_groups[0]["lr"])
+
+    (module,) = make_modules(1)
+    make_net([module], n_cycles=2, lr=0.5, callbacks=[Rates()]).fit(rows_of(0, 50))
+    assert len(rates) == 6 * 4
+    assert rates[:12] == rates[12:] == [0.5 * one_cycle(i / 12) for i in range(12)]
+
+
 # What goes wrong
 
 

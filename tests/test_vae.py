@@ -679,6 +679,46 @@ def test_fit_transform_equals_fit_then_transform(iris):
     np.testing.assert_array_equal(Z, GaussianVAE(2, **FAST).fit(iris).transform(iris))
 
 
+def test_latents_have_an_order_and_signs_that_refits_share():
+    rng = np.random.default_rng(0)
+    factors = rng.standard_normal((600, 3))
+    loadings = np.array([[9.0, 0, 0], [9, 0, 0], [9, 0, 0], [0, 9, 0], [0, 9, 0], [0, 0, 1]])
+    X = factors @ loadings.T + rng.standard_normal((600, 6))
+    params = {"prior": "standard", "max_epochs": 20, "n_estimators": 2}
+    models = [GaussianVAE(3, random_state=seed, **params).fit(X) for seed in range(3)]
+    for model in models:
+        Z, kl = model.transform(X), model.kl_per_component_
+        assert (np.diff(kl) <= 0).all()
+        correlation = np.corrcoef(Z.T, X.T)[:3, 3:]
+        strongest = np.abs(correlation).argmax(1)
+        assert (correlation[np.arange(3), strongest] > 0).all()
+        assert strongest[0] in (0, 1, 2)
+        assert strongest[1] in (3, 4)
+        np.testing.assert_allclose(
+            np.corrcoef(Z.T, models[0].transform(X).T)[[0, 1], [3, 4]], 1, atol=0.02
+        )
+        # The way back: the reconstruction is decoded from the same latents.
+        assert np.corrcoef(model.decode(Z)[:, 0], X[:, 0])[0, 1] > 0.99
+        loc, log_scale = model.module_.encoder.loc_and_log_scale(
+            torch.from_numpy((X - X.mean(0)) / X.std(0)).float()
+        )
+        own = np.abs(np.corrcoef(Z.T, loc.detach().numpy().T)[:3, 3:])
+        order = own.argmax(1)
+        assert sorted(order) == [0, 1, 2]
+        _, std = model.encode(X, return_std=True)
+        own_std = log_scale.exp().expand_as(loc).detach().numpy()[:, order]
+        np.testing.assert_allclose(std, own_std, rtol=1e-3)
+
+
+def test_passes_over_further_rows_keep_the_order_of_latents(iris):
+    model = GaussianVAE(3, **FAST).fit(iris)
+    before = model.transform(iris)
+    for _ in range(5):
+        model.partial_fit(iris)
+    after = model.transform(iris)
+    assert (np.diag(np.corrcoef(before.T, after.T)[:3, 3:]) > 0.9).all()
+
+
 def test_a_bar_is_shown_only_when_asked_for(iris, capfd):
     GaussianVAE(2, **FAST).fit(iris)
     assert capfd.readouterr() == ("", "")
