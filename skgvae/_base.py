@@ -20,7 +20,7 @@ from sklearn.utils._param_validation import (
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.helper import predefined_split
 
-from ._answers import by_rows, sample_components
+from ._answers import Copies, by_rows, cached_draws, sample_components
 from ._folds import make_folds
 from ._history import to_columns, to_records
 from ._networks import (
@@ -37,7 +37,7 @@ from ._scaling import FAR, FARTHEST, Latents, Standardizer, grid_noise
 from ._sklearn_callbacks import CallbackSupportMixin, SklearnCallbacks
 from ._together import train_among_others
 from ._validation import SMALLEST, refuse_dates
-from .likelihood import decoded_moments, latent_draws
+from .likelihood import decoded_moments
 from .net import GaussianVAENet
 from .nn import MAX_SCALE, NOISE_MODELS, GaussianVAEModule, pullback_metric
 from .nn.prior import with_equal_priors
@@ -243,10 +243,11 @@ class BaseGaussianVAE(
             "activation": self.activation,
             "noise": self.noise,
             "min_noise": self.min_noise_,
-            "max_noise": np.full(table.v2.shape[1], MAX_SCALE),
+            "max_noise": self._choose_max_noise(table.v2),
             **module_params(self._net_params),
         }
         self._structure = self._get_structure()
+        self._copies = Copies()
         self._latents = Latents(np.arange(recipe.n_components), np.ones(recipe.n_components))
         self._dtype = table.X.dtype.name
         self._device = str(self.device)
@@ -269,6 +270,9 @@ class BaseGaussianVAE(
                 f"{MAX_SCALE:g}, or 'auto'."
             )
         return np.full(target.shape[1], float(self.min_noise))
+
+    def _choose_max_noise(self, target):
+        return np.full(target.shape[1], MAX_SCALE)
 
     def _learn_more(self, table):
         """Check rows with which a fitted model goes on; learn units of columns so far constant."""
@@ -312,7 +316,7 @@ class BaseGaussianVAE(
     def _check_distance(self, table):
         names = ("X", table.X, self._scaler), ("the target", table.target, self._target_scaler)
         for name, rows, scaler in names[: 1 if table.target is None else 2]:
-            farthest = scaler.farthest(rows)
+            farthest = scaler.farthest(rows).max()
             if farthest > FARTHEST:
                 raise ValueError(
                     f"A value of {name} lies {farthest:.3g} standard deviations from the mean of "
@@ -559,8 +563,7 @@ class BaseGaussianVAE(
         The modules are the first ``n_modules``, or all if it is None. The arithmetic has the
         dtype of the rows: float64 rows are answered in float64, by the same weights.
         """
-        dtype = arrays[0].dtype
-        modules = [self._for_inference(module, dtype) for module in self.modules_[:n_modules]]
+        modules = self._for_inference(arrays[0].dtype, n_modules)
         if inverses is not None and self._target_scaler is self._scaler:
             # Where v2 is X, in the precision of X; else in float64.
             inverses = [lambda part, f=f: f(part).astype(part.dtype, copy=False) for f in inverses]
@@ -569,7 +572,7 @@ class BaseGaussianVAE(
             arrays,
             self.device_,
             inverses=inverses,
-            **params,
+            **{"in_order": self._has_own_network(), **params},
         )
 
     def _answer_from_draws(self, function, X, **params):
@@ -583,13 +586,20 @@ class BaseGaussianVAE(
             **params,
         )
 
-    def _for_inference(self, module, dtype):
-        return (copy.deepcopy(module).double() if dtype == np.float64 else module).eval()
+    def _for_inference(self, dtype, n_modules=None):
+        """Return the first modules, or all, with weights of a dtype."""
+        modules = self.modules_[:n_modules]
+        if dtype != np.float64:
+            return [module.eval() for module in modules]
+        return self._copies.of(modules, self._to_double)
+
+    def _to_double(self, module):
+        return copy.deepcopy(module).double().eval()
 
     def _draws(self, width=None):
         """Return the draws of z that all rows share, shared out between the modules."""
         n_draws = self._n_draws_per_module() * len(self.modules_)
-        return latent_draws(n_draws, width or self.n_components_, self._draws_seed)
+        return cached_draws(n_draws, width or self.n_components_, self._draws_seed)
 
     def _n_draws_per_module(self):
         return -(-self._get_valid("n_draws") // len(self.modules_))
@@ -632,6 +642,7 @@ class BaseGaussianVAE(
             forwards=[self._scaler.forward],
             inverses=[self._target_scaler.inverse],
             size=n_samples * max(self.n_components_, self._module_spec["out_features"]),
+            in_order=True,  # of the random numbers
         )
         return target.transpose(1, 0, 2)
 
@@ -674,13 +685,15 @@ class BaseGaussianVAE(
         check_is_fitted(self)
         X = self._validate_rows(X)
 
+        latents = self._latents
+
         def posterior(modules, v1):
             loc, log_scale = modules[0].encoder.loc_and_log_scale(v1)
-            return (loc, log_scale.exp()) if return_std else (loc,)
+            loc = latents.from_module(loc)
+            return (loc, log_scale.exp()[:, latents.order]) if return_std else (loc,)
 
-        loc, *std = self._answer(posterior, X, forwards=[self._scaler.forward], n_modules=1)
-        loc = self._latents.from_module(loc)
-        return (loc, np.abs(self._latents.from_module(*std))) if return_std else loc
+        found = self._answer(posterior, X, forwards=[self._scaler.forward], n_modules=1)
+        return tuple(found) if return_std else found[0]
 
     def decode(self, Z, return_std=False):
         """Return mean and standard deviation of p(v2 | z) in the units of v2.
@@ -773,11 +786,11 @@ class BaseGaussianVAE(
         ((150, 2), (150, 2, 2))
         """
         Z = self._validate_latent(Z)
-        order, signs = map(torch.from_numpy, (self._latents.order, self._latents.signs))
+        latents = self._latents
 
         def eigen(modules, z):
             eigenvalues, vectors = torch.linalg.eigh(pullback_metric(modules[0].decoder, z))
-            vectors = vectors.mT[..., order] * signs.to(z)
+            vectors = latents.from_module(vectors.mT)
             largest = vectors.gather(-1, vectors.abs().argmax(-1, keepdim=True))
             return eigenvalues.clamp(min=0), vectors * largest.sign()
 
@@ -804,6 +817,7 @@ class BaseGaussianVAE(
 
     def __getstate__(self):
         state = dict(super().__getstate__())
+        state.pop("_copies", None)
         net = state.pop("net_", None)
         if net is not None:
             members = [member.state_dict() for member in net.stack_.members]
@@ -840,6 +854,7 @@ class BaseGaussianVAE(
         for i, module in enumerate(modules):
             own = {name: torch.from_numpy(np.array(w[i])) for name, w in weights.items()}
             module.load_state_dict(own)
+        self._copies = Copies()
         params = self._training_params(Recipe(**self._recipe))
         self.net_ = self._make_net(modules, params).initialize()
         if moments is not None:

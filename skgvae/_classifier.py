@@ -621,8 +621,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             )
         return module
 
-    def _for_inference(self, module, dtype):
-        module = super()._for_inference(module, dtype)
+    def _to_double(self, module):
+        module = super()._to_double(module)
         if self._fitted_classifier is not None:
             module.classifier.float()  # it may make float32 tensors of its own
         return module

@@ -49,7 +49,7 @@ def mixture_log_prob(
 def mixture_quantile(
     p: float, loc: Tensor, scale: Tensor, noise: type[Noise] = GaussianNoise
 ) -> Tensor:
-    """Return the quantile: the root of ``mixture_cdf(x) = p``, by bisection.
+    """Return the quantile: the root of ``mixture_cdf(x) = p``, by Newton's method and bisection.
 
     The root lies between the smallest and the largest quantile of the components, and is
     found to the precision of the dtype.
@@ -64,15 +64,25 @@ def mixture_quantile(
         Family of the components.
     """
     z = noise.quantile(torch.tensor(p, dtype=loc.dtype, device=loc.device))
-    n_halvings = 60 if loc.dtype == torch.float64 else 30
+    n_halvings, eps = 60 if loc.dtype == torch.float64 else 30, torch.finfo(loc.dtype).eps
 
     def quantile(loc, scale):
         low, high = (loc + z * scale).aminmax(dim=0)
-        for _ in range(n_halvings):
-            middle = 0.5 * (low + high)
-            below = mixture_cdf(middle, loc, scale, noise) < p
-            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        return 0.5 * (low + high)
+        x, is_found = 0.5 * (low + high), torch.zeros_like(low, dtype=torch.bool)
+        for i in range(2 * n_halvings):
+            t = _standardised(x, loc, scale)
+            miss = noise.cdf(t).mean(0) - p
+            low, high = torch.where(miss < 0, x, low), torch.where(miss < 0, high, x)
+            slope = (noise.log_density(t).exp() / scale).mean(0)
+            newton, middle = x - miss / slope, 0.5 * (low + high)
+            is_inside = (newton > low) & (newton < high)
+            nearer = torch.where(is_inside & (i < n_halvings), newton, middle)
+            # Found for good: no answer may depend on what else is asked for.
+            is_found |= (miss.abs() <= 8 * eps * p) | (high - low <= 2 * eps * (1 + x.abs()))
+            if is_found.all():
+                break
+            x = torch.where(is_found, x, nearer)
+        return x
 
     return _by_columns(quantile, loc, scale)
 

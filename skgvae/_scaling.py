@@ -1,6 +1,7 @@
 """Units: from the user's to standardised ones and back."""
 
 import numpy as np
+import torch
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
 
@@ -95,10 +96,13 @@ class Standardizer:
         return Standardizer(self.offset, self.scale, (low, high), self.is_constant)
 
     def farthest(self, X):
-        """Return the largest magnitude of the standardised values, without limits."""
+        """Return the largest magnitude of each standardised column, without limits."""
+        largest = np.zeros(X.shape[1])
         with np.errstate(over="ignore"):
-            parts = (np.abs(X[rows] - self.offset) / self.scale for rows in _by_rows(X))
-            return max(float(np.nanmax(part, initial=0.0)) for part in parts)
+            for rows in _by_rows(X):
+                part = np.abs(X[rows] - self.offset) / self.scale
+                largest = np.maximum(largest, np.nanmax(part, axis=0, initial=0.0))
+        return largest
 
     def forward(self, X, dtype=None):
         """Return standardised rows; the arithmetic is float64 whatever the dtype."""
@@ -157,11 +161,12 @@ class Latents:
         return cls(order, np.where(strongest < 0, -1.0, 1.0)[order])
 
     def from_module(self, z):
-        """Return z as the user sees it, of shape (n_samples, n_components)."""
-        return z[:, self.order] * self.signs.astype(z.dtype)
+        """Return z as the user sees it, given a tensor of shape (*, n_components)."""
+        order = torch.tensor(self.order, device=z.device)
+        return z[..., order] * torch.tensor(self.signs, dtype=z.dtype, device=z.device)
 
     def to_module(self, z):
-        """Return z as the module sees it."""
+        """Return z as the module sees it, given an array of shape (n_samples, n_components)."""
         own = np.empty_like(z)
         own[:, self.order] = z * self.signs.astype(z.dtype)
         return own

@@ -4,11 +4,12 @@ import os
 import threading
 import warnings
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from sklearn import config_context
 from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from ._random import SEEDING
 from .nn.geometry import FORWARD_MODE
@@ -33,6 +34,30 @@ def quiet_classical_fit():
     ):
         warnings.simplefilter("ignore", ConvergenceWarning)
         yield
+
+
+@cache
+def _openmp():
+    return ThreadpoolController().select(user_api="openmp")
+
+
+def limit_openmp():
+    """Let this thread work alone; return what undoes it. The first call takes long."""
+    return _openmp().limit(limits=1)
+
+
+@contextmanager
+def one_openmp_thread():
+    """Let this thread work alone for a while.
+
+    It is no ``with`` block of threadpoolctl: of threads that wait in one only the first could
+    limit BLAS.
+    """
+    limits = limit_openmp()
+    try:
+        yield
+    finally:
+        limits.restore_original_limits()
 
 
 def _after_fork_in_child():

@@ -10,7 +10,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 
@@ -18,9 +17,9 @@ import joblib
 import numpy as np
 import torch
 from skorch.helper import predefined_split
-from threadpoolctl import ThreadpoolController
 
 from ._rows import StackedRows, count_batches
+from ._threads import one_openmp_thread
 from .net import GaussianVAENet
 from .nn.prior import with_equal_priors
 
@@ -345,7 +344,7 @@ class _Call(threading.Thread):
         del self.function  # which holds the estimator
         torch.get_num_threads()  # torch sets the number at its first use in a thread
         try:
-            with _one_openmp_thread():
+            with one_openmp_thread():  # each thread would have a team, which stays while it waits
                 self.result = function()
         except BaseException as error:
             self.error = error
@@ -364,17 +363,6 @@ class _Call(threading.Thread):
         self.idle += time.perf_counter() - start - training.seconds
         if training.error is not None:
             raise training.error
-
-
-@contextmanager
-def _one_openmp_thread():
-    # Each thread would have a team of its own, which stays for as long as it waits. The limit is
-    # no `with` block: of threads that wait in one only the first could limit BLAS.
-    limits = ThreadpoolController().select(user_api="openmp").limit(limits=1)
-    try:
-        yield
-    finally:
-        limits.restore_original_limits()
 
 
 def drain(items: list) -> Iterator:

@@ -10,7 +10,7 @@ are shared out between them, and their number is a multiple of that of the model
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, starmap
 
 import torch
@@ -82,17 +82,13 @@ def marginal_log_prob(
     v1: Tensor,
     v2: Tensor,
     draws: Tensor,
-    loc_range: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     r"""Return the importance-weighted estimate of log p(v2), for v2 = v1.
 
-    .. math:: \log \tfrac1K \sum_k p(v_2 | z_k) \, p(z_k) / r(z_k | v_1)
+    .. math:: \log \tfrac1K \sum_k p(v_2 | z_k) \, p(z_k) / q(z_k | v_1)
 
-    In expectation it rises with the number of draws towards log p(v2) and never passes it,
-    whatever the proposal r. It is q, or, with ``loc_range``, half q and half q with its mean
-    moved into that range, with half of the draws from each. For means inside these are the
-    same. Where an encoder extrapolates, to a row unlike those it was trained on, the decoder
-    may deny what it is shown; the other half then says what the row is worth.
+    In expectation it rises with the number of draws towards log p(v2) and never passes it. An
+    estimator's ``score_samples`` has better proposals than q where q is a poor one.
 
     Parameters
     ----------
@@ -102,46 +98,17 @@ def marginal_log_prob(
         Rows.
     draws : Tensor of shape (K, latent_features)
         From :func:`latent_draws`; K is a multiple of the number of models.
-    loc_range : tuple of 2 Tensors of shape (latent_features,), optional
-        Smallest and largest means of q in the training rows; of several models of shape
-        (n_models, latent_features).
 
     Returns
     -------
     Tensor of shape (n_samples,)
         Nats.
-
-    References
-    ----------
-    Hesterberg, "Weighted Average Importance Sampling and Defensive Mixture Distributions",
-    Technometrics 37(2), 1995.
     """
-
-    def log_weights(i, vae, own):
-        if loc_range is None:
-            return (importance_log_weights(vae, v1, v2, eps) for eps in _chunks(vae, v1, own))
-        bounds = [bound.expand(n_models, -1)[i] for bound in loc_range]
-        return _defensive_log_weights(vae, v1, v2, own, bounds)
-
-    n_models = len(_models(vaes))
-    parts = (log_weights(i, *part) for i, part in enumerate(_share_out(draws, vaes)))
-    return _log_mean_exp(chain.from_iterable(parts))
-
-
-def _defensive_log_weights(vae, v1, v2, draws, loc_range):
-    loc, log_scale = vae.encoder.loc_and_log_scale(v1)
-    inside = torch.clamp(loc, *(bound.to(loc) for bound in loc_range))
-    shift = (loc - inside) * torch.exp(-log_scale)
-    first, second = draws.tensor_split([-(-len(draws) // 2)])
-    for centre, own, to_other in (loc, first, shift), (inside, second, -shift):
-        if not len(own):  # of a single draw
-            continue
-        share = len(own) / len(draws)
-        for eps in _chunks(vae, v1, own):
-            # Of the other half's density at the same z to this one's.
-            log_ratio = -eps[:, 0] @ to_other.mT - 0.5 * to_other.square().sum(-1)
-            log_w = importance_log_weights(vae, v1, v2, eps, centre)
-            yield log_w - torch.log(share + (1 - share) * log_ratio.exp())
+    return _log_mean_exp(
+        importance_log_weights(vae, v1, v2, eps)
+        for vae, own in _share_out(draws, vaes)
+        for eps in draws_at_once(widest(vae), v1, own)
+    )
 
 
 @torch.no_grad()
@@ -156,7 +123,7 @@ def lower_bound(
 
     def bound(vae, own):
         total = torch.zeros(len(v1), dtype=v1.dtype, device=v1.device)
-        for eps in _chunks(vae, v1, own):
+        for eps in draws_at_once(widest(vae), v1, own):
             total += len(eps) * elbo(vae, v1, v2, eps).value
         return total[None] / len(own)
 
@@ -285,7 +252,7 @@ def class_log_prob(joints: nn.Module | Sequence[nn.Module], v1: Tensor, draws: T
 
     def log_probs(joint, own):
         loc, log_scale = joint.encoder.loc_and_log_scale(v1)
-        for eps in _chunks(joint, v1, own):
+        for eps in draws_at_once(widest(joint), v1, own):
             eps_z, eps_target = eps.tensor_split([loc.shape[-1]], -1)
             decoded = joint.decoder.loc_and_log_scale(torch.addcmul(loc, log_scale.exp(), eps_z))
             noise = joint.decoder.family.from_normal(eps_target)
@@ -324,7 +291,7 @@ def _decoded(vaes, v1, draws, tail):
     log_tail = math.log(tail)
     for vae, own in _share_out(draws, vaes):
         m, log_s = vae.encoder.loc_and_log_scale(v1)
-        for eps in _chunks(vae.decoder, v1, own):
+        for eps in draws_at_once(widest(vae.decoder), v1, own):
             loc, log_scale = vae.decoder.loc_and_log_scale(torch.addcmul(m, log_s.exp(), eps))
             if log_tail:  # once
                 log_scale = log_scale.expand_as(loc).clone()
@@ -333,11 +300,26 @@ def _decoded(vaes, v1, draws, tail):
             yield loc, log_scale
 
 
-def _chunks(module, v1, draws):
-    # Draws with an axis for the rows, as many at once as fit into MAX_ELEMENTS.
+def widest(module: nn.Module) -> int:
+    """Return how many numbers of a row and draw a module holds at once, about."""
     width = max(max(p.shape, default=1) for p in module.parameters())
     prior = getattr(module, "prior", None)
     if hasattr(prior, "n_components"):  # it sees z from each of its components
         width = max(width, prior.n_components * prior.latent_features)
+    return width
+
+
+def draws_at_once(width: int, v1: Tensor, draws: Tensor) -> Iterator[Tensor]:
+    """Yield draws with an axis for the rows, as many at once as fit into ``MAX_ELEMENTS``.
+
+    Parameters
+    ----------
+    width : int
+        Numbers of a row and draw, of :func:`widest`.
+    v1 : Tensor of shape (n_samples, n_features)
+        Rows.
+    draws : Tensor of shape (K, latent_features)
+        All of them.
+    """
     size = max(1, at_once(MAX_ELEMENTS, v1.device) // max(1, len(v1) * width))
-    return draws.to(v1)[:, None, :].split(size)
+    yield from draws.to(v1)[:, None, :].split(size)

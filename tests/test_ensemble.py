@@ -49,8 +49,6 @@ def alone(model, i):
     state = model.__getstate__()
     state["_weights"] = {name: weights[[i]] for name, weights in state["_weights"].items()}
     state["_train_seeds"] = state["_train_seeds"][i : i + 1]
-    if "_loc_range" in state:
-        state["_loc_range"] = tuple(bounds[[i]] for bounds in state["_loc_range"])
     single = clone(model)
     single.__setstate__({**state, "n_estimators": 1, "n_draws": n_draws})
     part = slice(i * n_draws, (i + 1) * n_draws)
@@ -239,7 +237,13 @@ def test_a_density_is_the_mean_of_the_members(densities):
     for method in "score_samples", "elbo":
         of_members = np.array([getattr(member, method)(X) for member in members])
         mixture = np.logaddexp.reduce(of_members, 0) - np.log(3)
-        np.testing.assert_allclose(getattr(model, method)(X), mixture, rtol=1e-6)
+        found = getattr(model, method)(X)
+        if method == "elbo":
+            np.testing.assert_allclose(found, mixture, rtol=1e-6)
+        else:  # with other draws
+            error = np.sqrt(np.sum([m.score_samples(X, return_std=True)[1] ** 2 for m in members]))
+            assert abs(np.sum(found - mixture)) < 5 * error
+            assert np.abs(found - mixture).mean() < 0.1
         assert of_members.std(0).min() > 0  # members differ
     parts = np.array([member.reconstruct(X, return_std=True) for member in members])
     mean, std = model.reconstruct(X, return_std=True)

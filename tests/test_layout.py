@@ -26,7 +26,7 @@ RANKS = (
     ("nn.joint",),
     ("nn",),
     ("_stack", "likelihood"),
-    ("_optimizer",),
+    ("_density", "_optimizer"),
     ("_training", "_progress"),
     ("net",),
     ("_folds", "_groups", "_history", "_labels", "_networks", "_random", "_recipe", "_scaling"),
@@ -43,7 +43,16 @@ RANKS = (
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 # Rooms that whoever has torch alone can read.
-TORCH_ALONE = ("nn", "objectives", "likelihood", "_mixture", "_optimizer", "_rows", "_stack")
+TORCH_ALONE = (
+    "nn",
+    "objectives",
+    "likelihood",
+    "_density",
+    "_mixture",
+    "_optimizer",
+    "_rows",
+    "_stack",
+)
 
 
 def imports(path):

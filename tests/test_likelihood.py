@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 from sklearn.decomposition import PCA
-from torch.distributions import Independent, Normal
+from torch.distributions import Normal
 
 from skgvae import likelihood
 from skgvae.likelihood import (
@@ -57,40 +57,6 @@ def test_exact_posterior_gives_the_exact_likelihood(pca, n_draws):
     torch.testing.assert_close(log_prob, expected, rtol=1e-10, atol=1e-10)
 
 
-def test_draws_moved_into_the_range_of_training_rows(pca):
-    vae, x, expected = pca
-    with torch.no_grad():
-        vae.encoder.log_scale.bias.add_(0.3)
-    draws = latent_draws(4096, 2, 0)
-    loc, log_scale = vae.encoder.loc_and_log_scale(x)
-    plain = marginal_log_prob(vae, x, x, draws)
-    # Within the range nothing changes.
-    whole = loc.amin(0), loc.amax(0)
-    torch.testing.assert_close(
-        marginal_log_prob(vae, x, x, draws, whole), plain, rtol=1e-12, atol=0
-    )
-    # A range that cuts off a part of the posterior costs half of the draws, and no bias.
-    cut = loc.amin(0) + 0.5 * log_scale.exp()[0], loc.amax(0) - 0.5 * log_scale.exp()[0]
-    moved = marginal_log_prob(vae, x, x, draws, cut)
-    assert not torch.equal(moved, plain)
-    torch.testing.assert_close(moved, expected, rtol=0, atol=0.01)
-    assert torch.isfinite(marginal_log_prob(vae, x, x, draws[:1], cut)).all()
-    # An encoder that overshoots far outside: its own draws find nothing, the others do.
-    far = x[:5] + 6 * vae.decoder.linear.weight.detach()[:, 0]
-    truth = marginal_log_prob(vae, far, far, draws)
-    centre = vae.encoder.loc_and_log_scale(far)[0][:, 0].mean()
-    with torch.no_grad():
-        vae.encoder.linear.weight[0].mul_(3)
-        vae.encoder.loc.bias[0] *= 3
-    wide = torch.stack([centre.repeat(2) - 99, centre.repeat(2)])
-    wide[1, 1] += 99
-    error, moved_error = (
-        (marginal_log_prob(vae, far, far, draws, bounds) - truth).abs().mean()
-        for bounds in (None, wide)
-    )
-    assert moved_error < 0.1 * error
-
-
 def test_bound_rises_with_the_draws_to_the_likelihood_under_a_wrong_encoder(pca):
     vae, x, expected = pca
     with torch.no_grad():
@@ -115,42 +81,16 @@ def test_bound_rises_with_the_draws_to_the_likelihood_under_a_wrong_encoder(pca)
     assert elbo < means[3]
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("n_draws", [1, 2, 5])
-def test_a_moved_half_of_the_draws_against_a_loop(n_draws):
-    (vae,) = make_vaes(1)
-    x, draws = torch.randn(6, 3), latent_draws(n_draws, 2, 0)
-    v2 = torch.randn(6, 4)
-    q = vae.encoder(x)
-    bounds = q.mean.amin(0) + 0.3, q.mean.amax(0) - 0.3
-    other = Independent(Normal(q.mean.clamp(*bounds), q.stddev), 1)
-    n_own = -(-n_draws // 2)
-    log_w = []
-    for k, eps in enumerate(draws):
-        z = (q if k < n_own else other).mean + q.stddev * eps
-        share = n_own / n_draws
-        proposal = share * q.log_prob(z).exp() + (1 - share) * other.log_prob(z).exp()
-        log_w.append(vae.decoder(z).log_prob(v2) + vae.prior().log_prob(z) - proposal.log())
-    expected = torch.stack(log_w).exp().mean(0).log()
-    torch.testing.assert_close(marginal_log_prob(vae, x, v2, draws, bounds), expected)
-
-
 def test_several_models_are_the_mean_of_their_densities():
     vaes, x = make_vaes(3), torch.randn(6, 3)
     v2, draws = torch.randn(6, 4), latent_draws(12, 2, 0)
     shares = draws.split(4)
-    low, high = torch.full((3, 2), -0.1), torch.rand(3, 2)
 
     def mean(logs):
         return torch.stack(logs).exp().mean(0).log()
 
     plain = [marginal_log_prob(vae, x, v2, own) for vae, own in zip(vaes, shares, strict=True)]
     torch.testing.assert_close(marginal_log_prob(vaes, x, v2, draws), mean(plain))
-    moved = [
-        marginal_log_prob(vae, x, v2, own, (low[i], high[i]))
-        for i, (vae, own) in enumerate(zip(vaes, shares, strict=True))
-    ]
-    torch.testing.assert_close(marginal_log_prob(vaes, x, v2, draws, (low, high)), mean(moved))
     bounds = [lower_bound(vae, x, v2, own) for vae, own in zip(vaes, shares, strict=True)]
     torch.testing.assert_close(lower_bound(vaes, x, v2, draws), mean(bounds))
 
@@ -405,9 +345,7 @@ def test_no_rows_have_no_answers(noise, n_prior_components):
     params = {"noise": noise, "n_prior_components": n_prior_components}
     vaes = [GaussianVAEModule(3, 2, 4, **params).double() for _ in range(2)]
     v1, v2, draws = torch.zeros(0, 3), torch.zeros(0, 4), latent_draws(6, 2, 0)
-    loc_range = -torch.ones(2), torch.ones(2)
     assert marginal_log_prob(vaes, v1, v2, draws).shape == (0,)
-    assert marginal_log_prob(vaes, v1, v2, draws, loc_range).shape == (0,)
     assert lower_bound(vaes, v1, v2, draws).shape == (0,)
     assert predictive_log_prob(vaes, v1, v2, draws, 3.0).shape == (0,)
     assert [m.shape for m in decoded_moments(vaes, v1, draws, 3.0)] == [(0, 4)] * 3

@@ -317,13 +317,13 @@ def test_start_with_few_latents_is_a_mixture_in_their_plane():
     vae = GaussianVAE(2, **MIXTURE, max_epochs=0).fit(X)
     assert vae.n_prior_components_ == 4
     loadings = vae.inverse_transform(np.eye(2)) - vae.inverse_transform(np.zeros((2, 2)))
-    components = vae.module_.prior().component_distribution
+    components, latents = vae.module_.prior().component_distribution, vae._latents
+    covariances = latents.from_module(latents.from_module(components.covariance_matrix).mT)
     expected = mixture_log_prob(
         X,
         vae.module_.prior.logits.softmax(-1).detach().numpy(),
-        vae.inverse_transform(components.mean.detach().numpy().astype(float)),
-        loadings.T @ components.covariance_matrix.detach().numpy() @ loadings
-        + np.diag(vae.noise_variance_),
+        vae.inverse_transform(latents.from_module(components.mean).detach().double().numpy()),
+        loadings.T @ covariances.detach().numpy() @ loadings + np.diag(vae.noise_variance_),
     )
     assert_estimates(vae.score_samples(X), expected)
     one_cloud = GaussianVAE(2, prior="standard", max_epochs=0).fit(X)

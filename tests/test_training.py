@@ -513,7 +513,8 @@ def test_an_interrupt_before_the_first_step_is_one_too(monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    X, model = np.random.default_rng(0).standard_normal((20, 3)), GaussianVAE(1, max_epochs=1)
+    X = np.random.default_rng(0).standard_normal((20, 3)) @ np.ones((3, 3))
+    model = GaussianVAE(1, max_epochs=1, random_state=0)
     with monkeypatch.context() as patch:
         patch.setattr("skgvae.net.train", interrupted)
         with pytest.raises(KeyboardInterrupt):

@@ -4,6 +4,7 @@ A prior is a module with four methods: ``forward()`` returns the distribution, `
 its density, ``kl(loc, log_scale, z)`` the divergence of a posterior from it for each latent,
 ``sample(n_samples, generator)`` draws. ``closed_form_kl`` says whether ``kl`` needs no draws;
 otherwise the bounds estimate the whole divergence by the densities that they compute anyhow.
+It may have a fifth, ``gaussian_near(z)``, see the function of this name.
 ``takes_model_axis`` says whether ``log_prob`` and ``kl`` work with one more axis in front of all
 tensors, its own too: that of several models. Otherwise these are called one after the other.
 
@@ -203,6 +204,20 @@ class MixturePrior(nn.Module):
         return kl.mean(-3) if has_draws else kl
 
     @torch.no_grad()
+    def gaussian_near(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and factor of the precision of the component that z most likely is of.
+
+        Parameters
+        ----------
+        z : Tensor of shape (n_samples, latent_features)
+            Points.
+        """
+        factor = self._precision_factor()
+        log_peaks = self.logits - self.log_scale.sum(-1)
+        nearest = (log_peaks - 0.5 * self._scaled(z).square().sum(-1)).argmax(-1)
+        return self.means[nearest], factor[nearest]
+
+    @torch.no_grad()
     def sample(self, n_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """Return draws of z, of shape (n_samples, latent_features)."""
         n_drawn = max(n_samples, 1)  # torch.multinomial refuses to draw none
@@ -285,6 +300,31 @@ class MixturePrior(nn.Module):
         factor = self._precision_factor()
         offset = (factor @ self.means[..., None]).flatten(-3)
         return factor.flatten(-3, -2), offset
+
+
+def gaussian_near(prior: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a Gaussian that is like the prior near z: by the prior itself, or N(0, I).
+
+    Draws of z are proposed by it, and weighed by the prior: it need not be exact.
+
+    Parameters
+    ----------
+    prior : nn.Module
+        Of which ``gaussian_near(z)`` is asked, where it has that method.
+    z : Tensor of shape (n_samples, latent_features)
+        Points.
+
+    Returns
+    -------
+    mean : Tensor of shape (n_samples, latent_features)
+        Of the Gaussian for each point.
+    factor : Tensor of shape (n_samples, latent_features, latent_features)
+        F, for the precision FᵀF.
+    """
+    own = getattr(prior, "gaussian_near", None)
+    if own is not None:
+        return own(z)
+    return torch.zeros_like(z), _identity(z).expand(len(z), -1, -1)
 
 
 PRIORS = {"standard": StandardNormalPrior, "mixture": MixturePrior}
