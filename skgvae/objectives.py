@@ -92,25 +92,21 @@ class Bound(NamedTuple):
     """KL(q(z | v1) ‖ p(z))."""
 
 
-def importance_log_weights(
-    vae: nn.Module, v1: Tensor, v2: Tensor, eps: Tensor, loc: Tensor | None = None
-) -> Tensor:
+def importance_log_weights(vae: nn.Module, v1: Tensor, v2: Tensor, eps: Tensor) -> Tensor:
     r"""Return :math:`\log p(v_2 | z_k) + \log p(z_k) - \log q(z_k | v_1)` for each draw.
 
     Parameters
     ----------
     vae, v1, v2, eps
         As for :func:`elbo`.
-    loc : Tensor of shape (*, n, latent_features), optional
-        Mean of q in place of the encoder's.
 
     Returns
     -------
     Tensor of shape (*, K, n)
         Nats. For v2 = v1 the mean of their exponentials estimates p(v2).
     """
-    own_loc, log_scale = vae.encoder.loc_and_log_scale(v1)
-    z = reparameterise(own_loc if loc is None else loc, log_scale, eps)
+    loc, log_scale = vae.encoder.loc_and_log_scale(v1)
+    z = reparameterise(loc, log_scale, eps)
     log_lik = decoded_log_prob(vae, v2, *vae.decoder.loc_and_log_scale(z))
     return log_lik + vae.prior.log_prob(z) - _log_posterior(eps, log_scale)
 

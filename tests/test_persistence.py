@@ -1,5 +1,6 @@
 """A model that is saved and read again is the same model, and nothing else is in the file."""
 
+import copy
 import io
 import pickle
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.datasets import load_iris
 
 from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
 
@@ -205,3 +207,39 @@ def test_other_versions_are_refused(make, rows):
         with pytest.raises(ValueError, match=message):
             loaded.__setstate__(changed)
         assert not loaded.__sklearn_is_fitted__()
+
+
+@pytest.mark.parametrize("how", ["add_", "data", "load_state_dict", "replace"])
+def test_an_answer_is_that_of_the_weights_of_now(how):
+    X = load_iris().data
+    model = GaussianVAE(2, max_epochs=2, n_estimators=2, random_state=0).fit(X)
+    before = model.transform(X)
+    np.testing.assert_array_equal(model.transform(X), before)
+    bias, layer = model.module_.encoder.loc.bias, model.module_.encoder.loc
+    with torch.no_grad():
+        if how == "add_":
+            bias.add_(1)
+        elif how == "data":
+            bias.data[:] = bias.data + 1
+        elif how == "replace":
+            layer.bias = torch.nn.Parameter(bias + 1)
+        else:
+            state = model.module_.state_dict()
+            state["encoder.loc.bias"] = bias + 1
+            model.module_.load_state_dict(state)
+    np.testing.assert_allclose(np.abs(model.transform(X) - before), 1, rtol=1e-6)
+
+
+def test_copies_in_float64_are_no_state():
+    X = load_iris().data
+    model = GaussianVAE(2, max_epochs=2, random_state=0).fit(X)
+    size = len(pickle.dumps(model))
+    scores = model.score_samples(X)
+    assert len(pickle.dumps(model)) == size
+    loaded = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(loaded.score_samples(X), scores)
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        copied.module_.decoder.loc.bias.add_(1)
+    assert not np.allclose(copied.score_samples(X), scores)
+    np.testing.assert_array_equal(model.score_samples(X), scores)

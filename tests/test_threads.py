@@ -11,6 +11,7 @@ import warnings
 import joblib
 import numpy as np
 import pytest
+import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import cross_val_score
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -111,3 +112,40 @@ def test_a_spawned_child_answers_as_its_parent(X):
     found = joblib.Parallel(n_jobs=2)(joblib.delayed(_predict)(model, X) for _ in range(2))
     for predicted in found:
         np.testing.assert_allclose(predicted, model.predict(X))
+
+
+@pytest.mark.parametrize("method", ["score_samples", "transform", "reconstruct"])
+def test_the_number_of_threads_changes_no_bit(method, X):
+    model, X = GaussianVAE(random_state=0, **FAST).fit(X), np.tile(X, (4, 1))
+    before, answers = torch.get_num_threads(), []
+    try:
+        for n_threads in 1, 2, 3:
+            torch.set_num_threads(n_threads)
+            answers.append(getattr(model, method)(X))
+            assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(before)
+    assert all(np.array_equal(answers[0], answer) for answer in answers)
+
+
+def threads_of_an_answer(model, X):
+    """Return how many threads work on an answer, and the answer."""
+    seen, function = set(), model._scaler.forward
+
+    def forward(*args):
+        seen.add(threading.get_ident())
+        return function(*args)
+
+    model._scaler.forward = forward
+    answer = model.transform(X)
+    del model._scaler.forward
+    return len(seen), answer
+
+
+def test_a_worker_of_joblib_keeps_to_its_threads(X):
+    model, X = GaussianVAE(random_state=0, **FAST).fit(X), np.tile(X, (20, 1))
+    with joblib.parallel_config("loky", n_jobs=2, inner_max_num_threads=1):
+        calls = [joblib.delayed(threads_of_an_answer)(model, X) for _ in range(2)]
+        for n_threads, answer in joblib.Parallel()(calls):
+            assert n_threads == 1
+            np.testing.assert_array_equal(answer, model.transform(X))
