@@ -32,9 +32,10 @@ class Linear(nn.Linear):
     takes_model_axis = True
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True):
-        device = torch.get_default_device()
-        super().__init__(in_features, out_features, bias, device="meta")
-        self.to_empty(device=device)
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.register_parameter("bias", nn.Parameter(torch.empty(out_features)) if bias else None)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the weights as torch does by default."""
