@@ -50,7 +50,7 @@ class Copies:
         return Copies()
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def cached_draws(n_draws, latent_features, seed):
     """Return :func:`~skgvae.likelihood.latent_draws`, which nobody may change."""
     return latent_draws(n_draws, latent_features, seed)

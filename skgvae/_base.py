@@ -416,6 +416,8 @@ class BaseGaussianVAE(
             "verbose": int(self.verbose),
         }
         custom = {k: v for k, v in custom.items() if k.split("__")[0] != "module"}
+        if "max_epochs" in custom:  # as if the estimator had been told
+            params["n_cycles"] = 1
         return self._net_class(list(modules), **{**params, **own, **custom})
 
     def _update_net(self, params):
@@ -591,6 +593,8 @@ class BaseGaussianVAE(
         modules = self.modules_[:n_modules]
         if dtype != np.float64:
             return [module.eval() for module in modules]
+        if self._has_own_network():  # whose state may be more than weights
+            return [self._to_double(module) for module in modules]
         return self._copies.of(modules, self._to_double)
 
     def _to_double(self, module):
@@ -649,9 +653,9 @@ class BaseGaussianVAE(
     def transform(self, X):
         """Return the posterior means of the latent components.
 
-        They are those of one model, the first, whatever its scores are. In a ``fit`` they are
-        ordered by ``kl_per_component_``, the largest first, and each has the sign with which
-        it goes up with the column that it goes with most. So refits are comparable.
+        They are those of one model, the first, whatever its scores are. In the first ``fit`` they
+        are ordered by ``kl_per_component_``, the largest first, and each has the sign with which
+        it goes up with the column that it goes with most. A continued fit keeps the order.
 
         Parameters
         ----------

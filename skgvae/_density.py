@@ -19,8 +19,8 @@ SCREENING = 8  # a first round has so many times the draws from q alone that com
 Q_SHARE = 0.25
 N_STEPS = 2  # towards the mode of p(z | row)
 WIDTH = 1.1  # of the Gaussian there: tails that are too light miss what counts most
-# Of a Gaussian in the density, ten times as wide as the training rows. Far from all of them,
-# where networks say nothing that is to be trusted, it falls with the distance.
+# Of a Cauchy distribution in the density, ten times as wide as the training rows. Far from all of
+# them, where networks say nothing that is to be trusted, it falls with the distance.
 BACKGROUND_SHARE = 1e-50
 BACKGROUND_SCALE = 10.0
 
@@ -35,7 +35,7 @@ class Estimate(NamedTuple):
 
 @torch.no_grad()
 def log_density(
-    vaes: Sequence[nn.Module], v1: Tensor, v2: Tensor, draws: Tensor, n_first: int
+    vaes: Sequence[nn.Module], v1: Tensor, v2: Tensor, draws: Sequence[Tensor], n_first: int
 ) -> Estimate:
     r"""Return log p(v2) under the mixture of several models, for v2 = v1, by importance sampling.
 
@@ -52,27 +52,29 @@ def log_density(
         Models with equal weights.
     v1, v2 : Tensor of shape (n_samples, n_features)
         Rows.
-    draws : Tensor of shape (K, latent_features)
-        Of :func:`~skgvae.likelihood.latent_draws`, all that a row can have of a model: 16
-        times ``n_first``.
+    draws : sequence of Tensor of shape (K, latent_features)
+        For each model some of its own, of :func:`~skgvae.likelihood.latent_draws`: all that a
+        row can have, 16 times ``n_first``.
     n_first : int
-        Draws of each model in the first round.
+        Draws of each model in the first round, at least two.
 
     References
     ----------
     Hesterberg, "Weighted Average Importance Sampling and Defensive Mixture Distributions",
     Technometrics 37(2), 1995.
     """
-    draws, background = draws.to(v2), _log_background(v2) + math.log(BACKGROUND_SHARE)
+    draws = [own.to(v2) for own in draws]
+    background = _log_background(v2) + math.log(BACKGROUND_SHARE)
     sums = _Sums(len(vaes), v2)
     for m, vae in enumerate(vaes):
-        for eps in draws_at_once(widest(vae), v1, draws[: max(2, n_first // SCREENING)]):
+        screening = draws[m][: max(2, n_first // SCREENING)]
+        for eps in draws_at_once(widest(vae), v1, screening):
             sums.add(m, ..., importance_log_weights(vae, v1, v2, eps))
-    found = sums.estimate()  # a draw that misses the row must not leave it to the background
-    unsettled = torch.nonzero(~(found.std <= TOLERANCE))[:, 0]
+    # By each model: one whose draws have missed the row would seem to matter little.
+    unsettled = torch.nonzero(~(sums.variances().amax(0) <= TOLERANCE**2))[:, 0]
     found = sums.estimate(background)
     # What a proposal is made of are many times the numbers of a row.
-    n_numbers = draws.shape[-1] * max(max(p.shape, default=1) for p in vaes[0].parameters())
+    n_numbers = draws[0].shape[-1] * max(max(p.shape, default=1) for p in vaes[0].parameters())
     for rows in unsettled.split(max(1, at_once(MAX_ELEMENTS, v2.device) // (4 * n_numbers))):
         if len(rows):  # a split of none is one part
             refined = _refined(vaes, v1[rows], v2[rows], draws, n_first, background[rows])
@@ -92,15 +94,15 @@ def _log_background(v2):
 def _refined(vaes, v1, v2, draws, n_first, background):
     proposals = [_Proposal(vae, v1, v2) for vae in vaes]
     sums, before = _Sums(len(vaes), v2), 0
+    needed = torch.ones_like(sums.counts, dtype=torch.bool)
     for size in (n_first * n for n in ROUNDS):
-        own, before = draws[before:size], size
-        unsettled = sums.unsettled(background)
-        if not unsettled.any():
-            break
         for m, proposal in enumerate(proposals):
-            rows = torch.nonzero(unsettled[m])[:, 0]
+            rows = torch.nonzero(needed[m])[:, 0]
             if len(rows):
-                sums.add(m, rows, proposal.log_weights(rows, own))
+                sums.add(m, rows, proposal.log_weights(rows, draws[m][before:size]))
+        before, needed = size, sums.unsettled(background)
+        if not needed.any():
+            break
     return sums.estimate(background)
 
 
@@ -108,38 +110,40 @@ class _Sums:
     """Of weights and their squares: what the estimate of each model and row is made of."""
 
     def __init__(self, n_models, like):
-        self.log_sum, self.log_square = like.new_full((2, n_models, len(like)), -math.inf)
-        self.counts = like.new_zeros(n_models, len(like))
+        self.log_sum = like.new_full((n_models, len(like)), -math.inf)
+        self.log_square, self.counts = self.log_sum.clone(), torch.zeros_like(self.log_sum)
 
     def add(self, m, rows, log_weights):
+        """Add weights of a model and some rows, of shape (K, n)."""
         for sums, factor in (self.log_sum, 1), (self.log_square, 2):
             more = torch.logsumexp(factor * log_weights, 0)
             sums[m, rows] = torch.logaddexp(sums[m, rows], more)
         self.counts[m, rows] += len(log_weights)
 
-    def estimate(self, background=None):
+    def variances(self):
+        """Return the variance of the estimate of each model, relative to its square."""
+        # Of equal weights the sum of squares is the square of the sum over their number.
+        excess = torch.exp(self.log_square - 2 * self.log_sum) - 1 / self.counts
+        excess = torch.where(self.log_sum.isneginf(), 0.0, excess)  # a density of zero
+        return excess.clamp(min=0) * self.counts / (self.counts - 1)
+
+    def estimate(self, background):
         """Return the estimate for all models together, and for what is added to them."""
-        total, variance = self._total_and_variance(background)
-        return Estimate(total, variance.sum(0).sqrt())
+        total, variances = self._total_and_variances(background)
+        return Estimate(total, variances.sum(0).sqrt())
 
     def unsettled(self, background):
         """Say of which models a row needs more draws, of shape (n_models, n_samples)."""
-        _, variance = self._total_and_variance(background)
-        is_new = self.counts == 0
-        is_settled = variance.sum(0) <= TOLERANCE**2
-        return is_new | ~(is_settled | (variance <= TOLERANCE**2 / len(variance)))
+        _, variances = self._total_and_variances(background)
+        is_small = variances <= TOLERANCE**2 / len(variances)
+        return ~((variances.sum(0) <= TOLERANCE**2) | is_small)
 
-    def _total_and_variance(self, background):
+    def _total_and_variances(self, background):
         # The variance of the total, relative to its square: of the logarithm, nearly.
         log_means = self.log_sum - self.counts.log() - math.log(len(self.counts))
-        total = torch.logsumexp(log_means, 0)
-        if background is not None:
-            total = torch.logaddexp(total + math.log1p(-BACKGROUND_SHARE), background)
-        share = torch.exp(log_means - total)
-        # Of equal weights the sum of squares is the square of the sum over their number.
-        excess = torch.exp(self.log_square - 2 * self.log_sum) - 1 / self.counts
-        excess = torch.where(share > 0, excess, 0.0).clamp(min=0)
-        return total, share.square() * excess
+        total = torch.logsumexp(log_means, 0) + math.log1p(-BACKGROUND_SHARE)
+        total = torch.logaddexp(total, background)
+        return total, torch.exp(log_means - total).square() * self.variances()
 
 
 class _Proposal:
@@ -151,17 +155,17 @@ class _Proposal:
         self.log_scale = self.log_scale.expand_as(self.loc)
         self.mode, self.root = self.loc, torch.diag_embed(torch.exp(-self.log_scale))
         for _ in range(N_STEPS):
-            mode, root = _gaussian_posterior(vae, v2, self.mode)
-            is_finite = (mode.isfinite().all(-1) & root.isfinite().all(-1).all(-1))[:, None]
-            self.mode = torch.where(is_finite, mode, self.mode)
-            self.root = torch.where(is_finite[..., None], root / WIDTH, self.root)
+            mode, root, is_found = _gaussian_posterior(vae, v2, self.mode)
+            self.mode = torch.where(is_found[:, None], mode, self.mode)
+            self.root = torch.where(is_found[:, None, None], root / WIDTH, self.root)
 
     def log_weights(self, rows, draws):
         """Return log p(v2 | z) + log p(z) - log r(z) of some rows, of shape (K, n)."""
         v2, loc, log_scale = self.v2[rows], self.loc[rows], self.log_scale[rows]
         mode, root, scale = self.mode[rows], self.root[rows], log_scale.exp()
         peak_of_q, peak_at_mode = _log_peak(-log_scale), _log_peak(_log_diagonal(root))
-        is_q = torch.arange(len(draws), device=v2.device) < Q_SHARE * len(draws)
+        n_from_q = math.ceil(Q_SHARE * len(draws))
+        is_q, share = torch.arange(len(draws), device=v2.device) < n_from_q, n_from_q / len(draws)
         parts, n_done = [], 0
         for eps in draws_at_once(self.width, v2, draws):
             from_q = is_q[n_done : n_done + len(eps), None, None]
@@ -172,7 +176,7 @@ class _Proposal:
             log_q = peak_of_q - 0.5 * ((z - loc) / scale).square().sum(-1)
             scaled = ((z - mode).transpose(0, 1) @ root).square().sum(-1).mT
             log_at_mode = peak_at_mode - 0.5 * scaled
-            log_r = torch.logaddexp(log_q + math.log(Q_SHARE), log_at_mode + math.log(1 - Q_SHARE))
+            log_r = torch.logaddexp(log_q + math.log(share), log_at_mode + math.log(1 - share))
             log_lik = decoded_log_prob(self.vae, v2, *self.vae.decoder.loc_and_log_scale(z))
             parts.append(log_lik + self.vae.prior.log_prob(z) - log_r)
         return torch.cat(parts)
@@ -188,7 +192,7 @@ def _log_peak(log_precision):
 
 
 def _gaussian_posterior(vae, v2, z):
-    """Return mean and Cholesky factor of the precision of p(z | v2) as a Gaussian.
+    """Return p(z | v2) as a Gaussian: its mean, a root of its precision, and whether there is one.
 
     It is exact for a decoder that is linear in z, with constant noise, and a Gaussian prior. In
     general the mean is one step of Fisher scoring from z. Derivatives are differences: they need
@@ -208,6 +212,8 @@ def _gaussian_posterior(vae, v2, z):
     information = of_loc * by_loc @ by_loc.mT + of_scale * by_scale @ by_scale.mT
     mean, factor = gaussian_near(vae.prior, z)
     precision = factor.mT @ factor
-    root, _ = torch.linalg.cholesky_ex(precision + information)
+    root, info = torch.linalg.cholesky_ex(precision + information)
     pull = precision @ (mean - z)[..., None] + gradient[..., None]
-    return z + torch.cholesky_solve(pull, root)[..., 0], root
+    mode = z + torch.cholesky_solve(pull, root)[..., 0]
+    is_found = (info == 0) & mode.isfinite().all(-1) & root.isfinite().all(-1).all(-1)
+    return mode, root, is_found

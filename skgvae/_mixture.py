@@ -68,6 +68,7 @@ def mixture_quantile(
 
     def quantile(loc, scale):
         low, high = (loc + z * scale).aminmax(dim=0)
+        width = high - low
         x, is_found = 0.5 * (low + high), torch.zeros_like(low, dtype=torch.bool)
         for i in range(2 * n_halvings):
             t = _standardised(x, loc, scale)
@@ -78,7 +79,7 @@ def mixture_quantile(
             is_inside = (newton > low) & (newton < high)
             nearer = torch.where(is_inside & (i < n_halvings), newton, middle)
             # Found for good: no answer may depend on what else is asked for.
-            is_found |= (miss.abs() <= 8 * eps * p) | (high - low <= 2 * eps * (1 + x.abs()))
+            is_found |= (miss.abs() <= 8 * eps * p) | (high - low <= 2 * eps * (width + x.abs()))
             if is_found.all():
                 break
             x = torch.where(is_found, x, nearer)

@@ -137,8 +137,8 @@ class Standardizer:
 class Latents:
     """Order and signs of latents that another training would find too.
 
-    The latent with the largest KL is the first. The column that goes with it most goes up with
-    it.
+    The latent with the largest KL is the first. The column that goes with it most, or nearly so,
+    goes up with it.
 
     Parameters
     ----------
@@ -157,7 +157,10 @@ class Latents:
         """Learn them from the KL of each latent, from posterior means and rows."""
         order = np.argsort(-kl, kind="stable")
         covariance = (loc - loc.mean(0)).T.astype(np.float64) @ (v1 - v1.mean(0))
-        strongest = np.take_along_axis(covariance, np.abs(covariance).argmax(1)[:, None], 1)[:, 0]
+        size = np.abs(covariance)
+        # The first of those that are nearly the strongest: which of two is may be chance.
+        column = (size >= 0.8 * size.max(1, keepdims=True)).argmax(1)
+        strongest = covariance[np.arange(len(kl)), column]
         return cls(order, np.where(strongest < 0, -1.0, 1.0)[order])
 
     def from_module(self, z):

@@ -43,6 +43,7 @@ def _openmp():
 
 def limit_openmp():
     """Let this thread work alone; return what undoes it. The first call takes long."""
+    torch.get_num_threads()  # torch sets the number at its first use in a thread
     return _openmp().limit(limits=1)
 
 

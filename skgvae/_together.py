@@ -342,7 +342,6 @@ class _Call(threading.Thread):
     def run(self):
         _here.call, _here.computed, function = self, self.computed, self.function
         del self.function  # which holds the estimator
-        torch.get_num_threads()  # torch sets the number at its first use in a thread
         try:
             with one_openmp_thread():  # each thread would have a team, which stays while it waits
                 self.result = function()

@@ -25,6 +25,7 @@ from .objectives import elbo, importance_weighted_bound
 
 N_PRIOR_COMPONENTS = 8  # where no classical model says how many
 FEW_ROWS = 10
+MIN_DRAWS = 8  # of each model: of fewer no standard error can be told
 
 
 class GaussianVAE(BaseGaussianVAE):
@@ -358,8 +359,8 @@ class GaussianVAE(BaseGaussianVAE):
         models that matter for the row. In expectation the estimate is a little too low, by half
         the squared error.
 
-        Part of the density, with a weight of 10⁻⁵⁰, is a Gaussian ten times as wide as the
-        training rows. It shows only where a row is 115 nats less likely than that: there no
+        Part of the density, with a weight of 10⁻⁵⁰, is a Cauchy distribution ten times as wide as
+        the training rows. It shows only where a row is 115 nats less likely than that: there no
         model says anything that is to be trusted, and the density falls with the distance.
 
         Parameters
@@ -375,7 +376,10 @@ class GaussianVAE(BaseGaussianVAE):
             Nats, for a density in the units of X.
         std : ndarray of shape (n_samples,)
             The standard error of each estimate by the finite number of draws, if
-            ``return_std``. Beyond about 0.5 it is no more than a sign that the estimate is poor.
+            ``return_std``. It is an estimate too: beyond about 0.5 it only says that the score is
+            poor, and a row unlike the training rows may have a larger error than it tells. All
+            rows share the draws, so errors of rows go together: that of a mean is larger than
+            independent ones would have.
 
         References
         ----------
@@ -383,8 +387,10 @@ class GaussianVAE(BaseGaussianVAE):
            Densities", Journal of the American Statistical Association 81(393), 1986.
         """
         check_is_fitted(self)
-        X, n_first = self._validate_rows(X), self._n_draws_per_module()
-        draws = cached_draws(ROUNDS[-1] * n_first, self.n_components_, self._draws_seed)
+        X, n_first = self._validate_rows(X), max(MIN_DRAWS, self._n_draws_per_module())
+        seeds = [self._draws_seed + m for m in range(len(self.modules_))]
+        n_all = ROUNDS[-1] * n_first
+        draws = [cached_draws(n_all, self.n_components_, seed) for seed in seeds]
         log_prob, std = self._answer(
             lambda modules, v1: log_density(modules, v1, v1, draws, n_first),
             X,

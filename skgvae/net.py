@@ -267,6 +267,7 @@ class GaussianVAENet(NeuralNet):
 
     def _plan(self, epochs=None):
         has_own = any(isinstance(cb, LRScheduler) for _, cb in self.callbacks_)
+        has_cycles = self.schedule is not None and not has_own and epochs is None
         return Plan(
             max_epochs=self.max_epochs if epochs is None else epochs,
             batch_size=self.batch_size,
@@ -276,7 +277,7 @@ class GaussianVAENet(NeuralNet):
             averaging=self.averaging,
             n_valid_draws=self.n_valid_draws,
             n_groups=self.n_groups,
-            n_cycles=self.n_cycles,
+            n_cycles=self.n_cycles if has_cycles else 1,
         )
 
     def _seeds(self):

@@ -59,7 +59,8 @@ def true_log_prob(vae, x, n=2**19):
 
 def density_of(vaes, x, n_first=64, seed=0):
     latents = vaes[0].encoder.out_features
-    return log_density(vaes, x, x, latent_draws(16 * n_first, latents, seed), n_first)
+    draws = [latent_draws(16 * n_first, latents, seed + m) for m in range(len(vaes))]
+    return log_density(vaes, x, x, draws, n_first)
 
 
 # The truth
@@ -130,7 +131,7 @@ def count_draws(monkeypatch):
     counts = {}
 
     class Sums(_density._Sums):
-        def estimate(self, background=None):
+        def estimate(self, background):
             counts["last"] = self.counts.sum(0)
             return super().estimate(background)
 
@@ -146,6 +147,30 @@ def test_rows_that_are_settled_take_few_draws(monkeypatch):
     vae, _, X = linear_vae(wrong=0.5)
     density_of([vae], torch.from_numpy(X), n_first=64)
     assert set(counts["last"].tolist()) <= {64, 256}
+
+
+def test_a_model_whose_draws_miss_the_row_does_not_seem_to_matter_little():
+    # At first sight its density is smaller by far than that of another, which is flat.
+    good, truth, X = linear_vae(wrong=3.0)
+    flat = GaussianVAEModule(5, 2).double()
+    far = np.linalg.svd(np.cov(X.T))[0][:, 0] * 3
+    wide = 3 * torch.ones(5)
+    flat.start_at_factor_analysis(torch.zeros(5, 2), wide.square().double(), torch.from_numpy(far))
+    found = density_of([good, flat], torch.from_numpy(X), n_first=16)
+    wide_log_prob = multivariate_normal(far, 9 * np.eye(5)).logpdf(X)
+    expected = np.logaddexp(truth.logpdf(X), wide_log_prob) - math.log(2)
+    assert np.abs(found.log_prob.numpy() - expected).max() < 0.2
+
+
+@pytest.mark.parametrize("n_first", [2, 3, 5, 8])
+def test_few_draws_are_right_on_average(n_first):
+    vae, truth, X = linear_vae(wrong=0.7)
+    x = torch.from_numpy(X)
+    ratios = [
+        (density_of([vae], x, n_first, seed).log_prob.numpy() - truth.logpdf(X))
+        for seed in range(300)
+    ]
+    assert np.exp(ratios).mean() == pytest.approx(1, abs=0.02)
 
 
 def test_only_models_that_matter_take_more_draws(curved, monkeypatch):

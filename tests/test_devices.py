@@ -235,7 +235,7 @@ def test_steps_with_a_classifier(classifier, pseudo_weight, one_device):
 
 ANSWERS = {
     "marginal_log_prob": lambda vaes, v, draws: marginal_log_prob(vaes, v, v, draws),
-    "log_density": lambda vaes, v, draws: log_density(vaes, v, v, draws.repeat(4, 1), 3),
+    "log_density": lambda vaes, v, draws: log_density(vaes, v, v, [draws.repeat(4, 1)] * 3, 3),
     "lower_bound": lambda vaes, v, draws: lower_bound(vaes, v, v, draws),
     "predictive_log_prob": lambda vaes, v, draws: predictive_log_prob(vaes, v, v, draws, 3.0),
     "decoded_moments": lambda vaes, v, draws: decoded_moments(vaes, v, draws, 3.0),

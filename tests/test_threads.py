@@ -128,6 +128,25 @@ def test_the_number_of_threads_changes_no_bit(method, X):
     assert all(np.array_equal(answers[0], answer) for answer in answers)
 
 
+def test_each_thread_of_an_answer_works_alone(X, monkeypatch):
+    model, numbers = GaussianVAE(random_state=0, **FAST).fit(X), set()
+    function = model._scaler.forward
+
+    def forward(*args):
+        numbers.add((threading.get_ident(), torch.get_num_threads()))
+        return function(*args)
+
+    monkeypatch.setattr(model._scaler, "forward", forward)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        model.transform(np.tile(X, (20, 1)))
+    finally:
+        torch.set_num_threads(before)
+    assert {number for _, number in numbers} == {1}
+    assert len(numbers) > 1
+
+
 def threads_of_an_answer(model, X):
     """Return how many threads work on an answer, and the answer."""
     seen, function = set(), model._scaler.forward
