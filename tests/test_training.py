@@ -7,10 +7,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from skorch.callbacks import BatchScoring, Callback, EpochScoring
+from skorch.callbacks import BatchScoring, Callback, EpochScoring, LRScheduler
 from skorch.helper import predefined_split
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, parameters_to_vector
+from torch.optim.lr_scheduler import StepLR
 
 from skgvae import GaussianVAE
 from skgvae.net import GaussianVAENet, RowDataset, StackedRows, one_cycle
@@ -305,6 +306,15 @@ def test_each_cycle_has_the_whole_schedule():
     make_net([module], n_cycles=2, lr=0.5, callbacks=[Rates()]).fit(rows_of(0, 50))
     assert len(rates) == 6 * 4
     assert rates[:12] == rates[12:] == [0.5 * one_cycle(i / 12) for i in range(12)]
+
+
+@pytest.mark.parametrize(
+    "params", [{"schedule": None}, {"callbacks": [LRScheduler(StepLR, step_size=2)]}]
+)
+def test_without_the_schedule_there_is_one_cycle(params):
+    (module,), valid = make_modules(1), [rows_of(9, 20)]
+    net = make_net([module], valid, n_cycles=6, max_epochs=12, **params).fit(rows_of(0, 50))
+    assert len(net.history) == 12
 
 
 # What goes wrong
