@@ -62,7 +62,7 @@ class Plan:
 
     @property
     def cycle(self) -> int:
-        """Epochs of a cycle of the learning rate; the last one may be shorter."""
+        """Return the epochs of a cycle of the learning rate; the last one may be shorter."""
         return max(1, -(-self.max_epochs // self.n_cycles))
 
 
