@@ -418,7 +418,7 @@ class Interrupts(TransformerMixin, BaseEstimator):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-            time.sleep(0.2)  # in which it reaches the search
+            time.sleep(1.0)  # in which it reaches the search, on a busy machine too
         return self
 
     def transform(self, X):
