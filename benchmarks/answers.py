@@ -16,9 +16,8 @@ import time
 import warnings
 from pathlib import Path
 
-import cost
-import density_sets
 import numpy as np
+import recipe
 import torch
 
 from skgvae import GaussianVAE, _density
@@ -28,15 +27,6 @@ SETS = ["20x5", "iris", "diabetes", "breast_cancer", "digits", "ad_breastw", "ad
         "den_oil_flow", "imp_banknote", "2000x20"]  # fmt: skip
 TIMES = 16
 N_RAYS = 40
-
-
-def load(folder, name):
-    simulated = cost.simulate(name)
-    if simulated:
-        X = simulated[0]
-        return density_sets.split(X, np.arange(len(X)), 0)[:2]
-    X, groups, _ = density_sets.prepare(density_sets.load(folder, name), 2000)
-    return density_sets.split(X, groups, 0)[:2]
 
 
 def reference(model, X, n_first):
@@ -71,7 +61,8 @@ def main(args):
     columns += f"rays that rise, of {N_RAYS}", "largest rise"
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for name in args.sets:
-        X, X_test = load(args.data, name)
+        table = recipe.rows("GaussianVAE", args.data, name, 0)
+        X, X_test = table["X"], table["X_test"]
         X_test, model = X_test[: args.rows], GaussianVAE(random_state=0).fit(X)
         model.score_samples(X_test[:2])
         start = time.process_time()

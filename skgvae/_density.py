@@ -74,7 +74,7 @@ def log_density(
     unsettled = torch.nonzero(~(sums.variances().amax(0) <= TOLERANCE**2))[:, 0]
     found = sums.estimate(background)
     # What a proposal is made of are many times the numbers of a row.
-    n_numbers = draws[0].shape[-1] * max(max(p.shape, default=1) for p in vaes[0].parameters())
+    n_numbers = draws[0].shape[-1] * widest(vaes[0].decoder)
     for rows in unsettled.split(max(1, at_once(MAX_ELEMENTS, v2.device) // (4 * n_numbers))):
         if len(rows):  # a split of none is one part
             refined = _refined(vaes, v1[rows], v2[rows], draws, n_first, background[rows])
@@ -124,7 +124,6 @@ class _Sums:
         """Return the variance of the estimate of each model, relative to its square."""
         # Of equal weights the sum of squares is the square of the sum over their number.
         excess = torch.exp(self.log_square - 2 * self.log_sum) - 1 / self.counts
-        excess = torch.where(self.log_sum.isneginf(), 0.0, excess)  # a density of zero
         return excess.clamp(min=0) * self.counts / (self.counts - 1)
 
     def estimate(self, background):
@@ -141,13 +140,14 @@ class _Sums:
     def _total_and_variances(self, background):
         # The variance of the total, relative to its square: of the logarithm, nearly.
         log_means = self.log_sum - self.counts.log() - math.log(len(self.counts))
-        total = torch.logsumexp(log_means, 0) + math.log1p(-BACKGROUND_SHARE)
-        total = torch.logaddexp(total, background)
-        return total, torch.exp(log_means - total).square() * self.variances()
+        total = torch.logaddexp(torch.logsumexp(log_means, 0), background)
+        share = torch.exp(log_means - total)
+        # What has no share may be unknown: then its variance is not finite.
+        return total, torch.where(share > 0, share.square() * self.variances(), 0.0)
 
 
 class _Proposal:
-    """From what the draws of a row are: q(z | v1), and a Gaussian at the mode of p(z | v2)."""
+    """What the draws of a row come from: q(z | v1), and a Gaussian at the mode of p(z | v2)."""
 
     def __init__(self, vae, v1, v2):
         self.vae, self.v2, self.width = vae, v2, widest(vae)

@@ -1,4 +1,4 @@
-"""Units: from the user's to standardised ones and back."""
+"""Units and order of latents: from the user's to those of a module and back."""
 
 import numpy as np
 import torch

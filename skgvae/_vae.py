@@ -46,7 +46,8 @@ class GaussianVAE(BaseGaussianVAE):
 
     Columns are standardised inside; whatever comes out is in the units of X. So
     ``score`` is comparable with that of PCA, FactorAnalysis and GaussianMixture on the same
-    rows, and a grid search needs no scorer.
+    rows, and a grid search needs no scorer. σ(z) of a column is no larger than the column
+    reaches in the training rows.
 
     Parameters
     ----------
@@ -466,9 +467,9 @@ class GaussianVAE(BaseGaussianVAE):
         noise = rng.standard_normal((n_samples, self.n_features_in_), dtype)
         chosen = rng.integers(len(self.modules_), size=n_samples)
         z = np.empty((n_samples, self.n_components_), dtype)
+        modules = self._for_inference(dtype)
         for i, count in zip(*np.unique(chosen, return_counts=True), strict=True):
-            prior = self._for_inference(dtype)[i].prior
-            z[chosen == i] = prior.sample(int(count), generator).cpu().numpy()
+            z[chosen == i] = modules[i].prior.sample(int(count), generator).cpu().numpy()
 
         def drawn(modules, z, noise, chosen):
             rows = torch.empty_like(noise)

@@ -227,6 +227,7 @@ def test_far_away_the_density_falls_with_the_distance():
         scores = model.score_samples(ray)
         assert np.isfinite(scores).all()
         assert (np.diff(scores) < 0).all()
+        assert np.isfinite(model.score_samples(ray, return_std=True)[1]).all()
 
 
 def test_a_linear_model_has_its_own_density_far_out():

@@ -427,10 +427,11 @@ def test_pickles_keep_the_prior_whatever_the_parameters_say_now(iris):
 
 def test_continuation_keeps_the_prior(iris):
     params = {**MIXTURE, "n_estimators": 1, "n_draws": 32, "warm_start": True}
+    params["validation_fraction"] = None  # the last epoch is kept
     vae = GaussianVAE(**params, max_epochs=2).fit(iris)
     n_components = vae.n_prior_components_
     first = vae.score(iris)
-    assert vae.set_params(max_epochs=20).fit(iris).score(iris) > first - 0.02
+    assert vae.set_params(max_epochs=20).fit(iris).score(iris) > first
     assert vae.n_prior_components_ == n_components
     for prior in ("standard", 2):
         with pytest.raises(ValueError, match=r"prior=.*warm_start=False"):
