@@ -1,7 +1,6 @@
 """Answers for many rows: in chunks, so that memory does not grow with the rows, on all cores."""
 
 import itertools
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import lru_cache
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from sklearn.utils import gen_batches
 
-from ._threads import limit_openmp, one_openmp_thread
+from ._threads import COPYING, limit_openmp, one_openmp_thread
 from .likelihood import MAX_ELEMENTS, at_once, latent_draws
 
 # Few, so that with hundreds of columns several draws of each row fit into MAX_ELEMENTS.
@@ -25,12 +24,11 @@ class Copies:
     """
 
     def __init__(self):
-        self._lock = threading.Lock()
         self._copied = {}
 
     def of(self, modules, to_double):
         """Return copies in float64 of modules, by the function ``to_double``."""
-        with self._lock:
+        with COPYING:
             return [self._of(i, module, to_double) for i, module in enumerate(modules)]
 
     def _of(self, i, module, to_double):

@@ -15,6 +15,7 @@ from ._random import SEEDING
 from .nn.geometry import FORWARD_MODE
 
 _fitting = threading.Lock()
+COPYING = threading.Lock()  # of modules, see _answers.py
 
 
 @contextmanager
@@ -64,7 +65,7 @@ def one_openmp_thread():
 def _after_fork_in_child():
     # torch's pool of threads does not survive a fork: a child that waits for it hangs. Nor does
     # the thread of the parent that may have held a lock.
-    for lock in (_fitting, SEEDING, FORWARD_MODE):
+    for lock in (_fitting, COPYING, SEEDING, FORWARD_MODE):
         lock._at_fork_reinit()
     torch.set_num_threads(1)
 
