@@ -26,8 +26,9 @@ def table(kind, rows=ROWS):
     """
     of = [_recipe_of(kind, n) for n in rows]
     alone = [_recipe_of(kind, n, n_estimators=1) for n in rows]
+    with_holes = [_recipe_of(kind, n, habits=_recipe.INCOMPLETE) for n in rows]
     judged = "rows that a model does not see, and that judge it"
-    return [
+    found = [
         ("models", "n_estimators", *(r.n_members for r in of)),
         *_widths(kind, rows),
         (judged, "validation_fraction", *map(_n_judged, of, rows)),
@@ -41,6 +42,13 @@ def table(kind, rows=ROWS):
         ("draws of z for a row that judges", "n_valid_draws *", *(r.n_valid_draws for r in of)),
         ("Muon for hidden layers", "optimizer__orthogonal *", *(r.orthogonal for r in of)),
     ]
+    if kind is GaussianVAE:
+        name, is_with = "passes over the rows, at most", "if X has unknown cells"
+        found += [
+            (f"{name}, {is_with}", "max_epochs", *(r.max_epochs for r in with_holes)),
+            (f"draws of z, {is_with}", "criterion__n_draws *", *(r.n_draws for r in with_holes)),
+        ]
+    return found
 
 
 def tables(rows=ROWS):
@@ -48,9 +56,10 @@ def tables(rows=ROWS):
     return "\n".join(_as_text(kind, rows) for kind in N_DECODED)
 
 
-def _recipe_of(kind, n_rows, n_columns=None, **params):
+def _recipe_of(kind, n_rows, n_columns=None, habits=None, **params):
     params = kind().get_params(deep=False) | params
-    return _recipe.recipe_for(n_rows, n_columns or N_DECODED[kind], params, kind._habits)
+    habits = habits or kind._habits
+    return _recipe.recipe_for(n_rows, n_columns or N_DECODED[kind], params, habits)
 
 
 def _widths(kind, rows):

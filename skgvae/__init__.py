@@ -4,12 +4,14 @@ import importlib
 
 from ._base import PosteriorCollapseWarning
 from ._classifier import GaussianVAEClassifier
+from ._imputer import GaussianVAEImputer
 from ._regressor import GaussianVAERegressor
 from ._vae import GaussianVAE
 
 __all__ = [
     "GaussianVAE",
     "GaussianVAEClassifier",
+    "GaussianVAEImputer",
     "GaussianVAERegressor",
     "PosteriorCollapseWarning",
 ]

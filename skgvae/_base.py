@@ -33,10 +33,10 @@ from ._networks import (
 from ._random import draw_seeds, torch_seed
 from ._recipe import Recipe, recipe_for
 from ._rows import RowDataset, StackedRows
-from ._scaling import FAR, FARTHEST, Latents, Standardizer, grid_noise
+from ._scaling import FAR, FARTHEST, Latents, Standardizer, grid_noise, rows_with_holes
 from ._sklearn_callbacks import CallbackSupportMixin, SklearnCallbacks
 from ._together import train_among_others
-from ._validation import SMALLEST, refuse_dates
+from ._validation import SMALLEST, refuse_dates, with_nan
 from .likelihood import decoded_moments
 from .net import GaussianVAENet
 from .nn import MAX_SCALE, NOISE_MODELS, GaussianVAEModule, pullback_metric
@@ -126,6 +126,7 @@ class BaseGaussianVAE(
     _habits = None  # of training, see _recipe.py
     _net_class = GaussianVAENet
     _min_noise = 0.01  # in standardised units
+    _knows_density = False  # of X, which tells what unknown cells may be
     _tail = 1.0  # width of one of the predictive components, relative to the others
     # When a collapse is right.
     _nothing_to_find = "if the target does not depend on X, there is nothing to find"
@@ -169,7 +170,10 @@ class BaseGaussianVAE(
     def _fit(self, table):
         """Recipe → units → split → start → train → describe."""
         recipe = recipe_for(
-            table.n_units, table.v2.shape[1], self.get_params(deep=False), self._habits
+            table.n_units,
+            table.v2.shape[1],
+            self.get_params(deep=False),
+            self._choose_habits(table),
         )
         if continues := self._continues():
             self._learn_more(table)
@@ -201,7 +205,7 @@ class BaseGaussianVAE(
             table.n_units,
             table.v2.shape[1],
             self.get_params(deep=False) | {"validation_fraction": None, "max_epochs": 1},
-            self._habits,
+            self._choose_habits(table),
         )
         if is_first := not self.__sklearn_is_fitted__():
             self._set_up(table, recipe)
@@ -223,27 +227,33 @@ class BaseGaussianVAE(
         self._train(rows, [None] * n_members, table, epochs=1)
         return self
 
+    def _choose_habits(self, table):
+        """Return the habits of training for such a table."""
+        return self._habits
+
     def _continues(self):
         return self.warm_start and self.__sklearn_is_fitted__()
 
     def _set_up(self, table, recipe):
         """Learn the units, choose sizes and seeds."""
         self._net_params = dict(self.net_params or {})
+        self._sees_holes = bool(rows_with_holes(table.X).any())
         self._scaler = Standardizer.fit(table.X, table.weight)
         self._target_scaler = self._scaler
         if table.target is not None:
             self._target_scaler = Standardizer.fit(table.target, table.weight)
-        self.min_noise_ = self._choose_min_noise(table.v2)
+        min_noise = self._choose_min_noise(table.v2)
+        self.min_noise_ = self._with_all_columns(min_noise)
         self.n_components_ = recipe.n_components
         self._module_spec = {
-            "in_features": table.X.shape[1],
+            "in_features": table.X.shape[1] * (2 if self._sees_holes else 1),
             "latent_features": recipe.n_components,
             "out_features": table.v2.shape[1],
             "hidden_features": hidden_features(self.hidden_layer_sizes),
             "activation": self.activation,
             "noise": self.noise,
-            "min_noise": self.min_noise_,
-            "max_noise": self._choose_max_noise(table.v2),
+            "min_noise": min_noise,
+            "max_noise": self._choose_max_noise(table.v2, min_noise),
             **module_params(self._net_params),
         }
         self._structure = self._get_structure()
@@ -258,8 +268,6 @@ class BaseGaussianVAE(
         self._weight_seeds, self._train_seeds = seeds[2 : 2 + n], seeds[2 + n :]
 
     def _choose_min_noise(self, target):
-        known = np.isfinite(target[:, 0])
-        target = target if known.all() else target[known]
         if self.min_noise == "auto":
             return grid_noise(target, self._target_scaler.scale, self._min_noise)
         if self.min_noise < SMALLEST:
@@ -271,7 +279,7 @@ class BaseGaussianVAE(
             )
         return np.full(target.shape[1], float(self.min_noise))
 
-    def _choose_max_noise(self, target):
+    def _choose_max_noise(self, target, min_noise):
         return np.full(target.shape[1], MAX_SCALE)
 
     def _learn_more(self, table):
@@ -305,7 +313,7 @@ class BaseGaussianVAE(
                     f"{name}={value!r}, but the fitted model has {name}={fitted!r}. Use fit with "
                     "warm_start=False for another model."
                 )
-        widths = self._module_spec["in_features"], self._module_spec["out_features"]
+        widths = len(self._scaler.offset), self._module_spec["out_features"]
         given = table.X.shape[1], table.v2.shape[1]
         if widths != given:
             raise ValueError(
@@ -341,14 +349,31 @@ class BaseGaussianVAE(
     def _to_rows(self, table):
         if table.target is not None:
             self._scaler = self._scaler.limited_to(table.X)
-        v1 = torch.from_numpy(self._scaler.forward(table.X, np.float32))
-        v2 = None
+        v1 = torch.from_numpy(self._to_input(table.X, np.float32))
+        v2, known = None, None
+        if rows_with_holes(table.v2).any():
+            known = ~np.isnan(table.v2)
         if table.target is not None:
-            v2 = torch.from_numpy(self._target_scaler.forward(table.target, np.float32))
-        others = (table.weight, table.label, table.label_weight)
-        weight, label, label_weight = (None if a is None else torch.from_numpy(a) for a in others)
+            v2 = self._target_scaler.forward(table.target, np.float32)
+            v2 = torch.from_numpy(v2 if known is None else np.where(known, v2, np.float32(0)))
+        elif self._sees_holes:
+            v2 = v1[:, : table.X.shape[1]]
+        others = (table.weight, table.label, table.label_weight, known)
+        weight, *others = (None if a is None else torch.from_numpy(a) for a in others)
         weight = None if weight is None else weight.float()
-        return RowDataset(v1, v2, weight, label, label_weight)
+        return RowDataset(v1, v2, weight, *others)
+
+    def _to_input(self, X, dtype=None):
+        """Return rows as the encoder sees them: unknown cells as the mean of their column.
+
+        A network that was trained on rows with unknown cells sees beside them which these are.
+        """
+        rows = self._scaler.forward(X, dtype)
+        unknown = np.isnan(rows)
+        rows[unknown] = 0.0
+        if not self._sees_holes:
+            return rows
+        return np.concatenate([rows, unknown], 1, dtype=rows.dtype)
 
     def _split(self, table, recipe, n_members):
         """Return the training rows of each model and those that judge it, None if none do."""
@@ -477,6 +502,10 @@ class BaseGaussianVAE(
                 stacklevel=2,
             )
 
+    def _decodes_input(self):
+        """Return whether v2 is X."""
+        return self._knows_density
+
     def _has_own_network(self):
         """Return whether the user brings a network, or a part of one."""
         return any(name.split("__")[0] == "module" for name in self.net_params or {})
@@ -510,10 +539,13 @@ class BaseGaussianVAE(
                 kl = module.prior.kl(loc, log_scale, z).cpu().double().numpy()
                 kl = np.average(kl, 0, weight)
                 if is_new:
-                    self._latents = Latents.of(kl, loc.cpu().numpy(), rows.v1.numpy())
+                    cells = rows.v1[:, : len(self._scaler.offset)].numpy()
+                    self._latents = Latents.of(kl, loc.cpu().numpy(), cells)
                 self.kl_per_component_ = kl[self._latents.order]
         self.n_active_components_ = int(np.sum(self.kl_per_component_ > ACTIVE_KL))
-        self.noise_variance_ = np.mean(noise, 0) * self._target_scaler.scale**2
+        self.noise_variance_ = self._with_all_columns(
+            np.mean(noise, 0) * self._target_scaler.scale**2
+        )
 
     @contextmanager
     def _all_or_nothing(self):
@@ -553,11 +585,54 @@ class BaseGaussianVAE(
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.input_tags.allow_nan = True
         return tags
 
-    def _validate_rows(self, X, **kwargs):
+    def _check_rows(self, X, **params):
+        """Return rows as an array in which unknown cells are NaN."""
         refuse_dates(X)
-        return validate_data(self, X, dtype=DTYPES, **{"reset": False, **kwargs})
+        own = {"dtype": DTYPES, "ensure_all_finite": "allow-nan"}
+        return validate_data(self, with_nan(X), **own, **params)
+
+    def _choose_columns(self, X, reset):
+        """Return training rows without the columns of which no cell is known; warn of these."""
+        if not reset:
+            return self._with_known_columns(X)
+        unknown = np.isnan(X).all(0)
+        if unknown.all():
+            raise ValueError("No cell of X is known: all are NaN.")
+        self._unknown_columns = np.flatnonzero(unknown)
+        if unknown.any():
+            names = getattr(self, "feature_names_in_", np.arange(X.shape[1]))[unknown]
+            warnings.warn(
+                f"No cell of columns {names.tolist()} of X is known: they are left out.",
+                UserWarning,
+                stacklevel=3,
+            )
+        return np.delete(X, self._unknown_columns, axis=1) if unknown.any() else X
+
+    def _validate_rows(self, X):
+        """Return rows as an array, without the columns that are left out."""
+        check_is_fitted(self)
+        return self._with_known_columns(self._check_rows(X, reset=False))
+
+    def _with_known_columns(self, X):
+        if not (self._knows_density or self._sees_holes) and rows_with_holes(X).any():
+            warnings.warn(
+                "X has unknown cells (NaN), and the model was fitted to rows without: they are "
+                "taken for the means of their columns. Fit it to rows with unknown cells too.",
+                UserWarning,
+                stacklevel=4,
+            )
+        left_out = self._unknown_columns
+        return np.delete(X, left_out, axis=1) if len(left_out) else X
+
+    def _with_all_columns(self, cells):
+        """Return cells of v2, columns last; NaN in those that were left out, where v2 is X."""
+        if not len(self._unknown_columns) or not self._decodes_input():
+            return cells
+        places = self._unknown_columns - np.arange(len(self._unknown_columns))
+        return np.insert(cells, places, np.nan, axis=-1)
 
     def _answer(self, function, *arrays, n_modules=None, inverses=None, **params):
         """Call ``function(modules, *tensors)`` on chunks of rows; return ndarrays.
@@ -578,13 +653,12 @@ class BaseGaussianVAE(
         )
 
     def _answer_from_draws(self, function, X, **params):
-        """Call ``function(modules, v1, draws)`` on chunks of rows."""
-        check_is_fitted(self)
-        X, draws = self._validate_rows(X), self._draws()
+        """Call ``function(modules, v1, draws)`` on chunks of validated rows."""
+        draws = self._draws()
         return self._answer(
             lambda modules, v1: function(modules, v1, draws),
             X,
-            forwards=[self._scaler.forward],
+            forwards=[self._to_input],
             **params,
         )
 
@@ -623,7 +697,7 @@ class BaseGaussianVAE(
         return self._tail if n_components >= MIN_DRAWS_FOR_TAIL else 1.0
 
     def _mean_and_std(self, X):
-        """Return mean and standard deviation of p(v2 | v1) in units of v2."""
+        """Return mean and standard deviation of p(v2 | v1) in units of v2, of validated rows."""
         tail = self._tail_factor()
 
         def function(modules, v1, draws):
@@ -643,12 +717,12 @@ class BaseGaussianVAE(
         (target,) = self._answer(
             lambda modules, v1: (sample_components(modules, v1, n_samples, n_draws, tail, rng),),
             self._validate_rows(X),
-            forwards=[self._scaler.forward],
+            forwards=[self._to_input],
             inverses=[self._target_scaler.inverse],
             size=n_samples * max(self.n_components_, self._module_spec["out_features"]),
             in_order=True,  # of the random numbers
         )
-        return target.transpose(1, 0, 2)
+        return self._with_all_columns(target.transpose(1, 0, 2))
 
     def transform(self, X):
         """Return the posterior means of the latent components.
@@ -687,8 +761,10 @@ class BaseGaussianVAE(
             s(x), if ``return_std``.
         """
         check_is_fitted(self)
-        X = self._validate_rows(X)
+        found = self._encode(self._validate_rows(X), return_std)
+        return tuple(found) if return_std else found[0]
 
+    def _encode(self, X, return_std):
         latents = self._latents
 
         def posterior(modules, v1):
@@ -696,8 +772,7 @@ class BaseGaussianVAE(
             loc = latents.from_module(loc)
             return (loc, log_scale.exp()[:, latents.order]) if return_std else (loc,)
 
-        found = self._answer(posterior, X, forwards=[self._scaler.forward], n_modules=1)
-        return tuple(found) if return_std else found[0]
+        return self._answer(posterior, X, forwards=[self._to_input], n_modules=1)
 
     def decode(self, Z, return_std=False):
         """Return mean and standard deviation of p(v2 | z) in the units of v2.
@@ -728,6 +803,7 @@ class BaseGaussianVAE(
         mean, std = self._answer(
             decoded, Z, forwards=[self._latents.to_module], inverses=inverses, n_modules=1
         )
+        mean, std = self._with_all_columns(mean), self._with_all_columns(std)
         return (mean, std) if return_std else mean
 
     def latent_directions(self, Z):

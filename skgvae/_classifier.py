@@ -27,10 +27,10 @@ from ._networks import ACTIVATIONS
 from ._random import torch_seed
 from ._recipe import CLASSIFICATION
 from ._sklearn_callbacks import with_callbacks
-from ._validation import check_groups, drop_unweighted, refuse_dates
+from ._validation import check_groups, drop_unweighted, refuse_dates, with_nan
 from .likelihood import class_log_prob
 from .net import GaussianVAEClassifierNet
-from .nn import ClassifierHead, GaussianVAEClassifierModule
+from .nn import ClassifierHead, FilledClassifier, GaussianVAEClassifierModule
 from .objectives import JointLoss
 
 # Precision of the prior on the weights of the default head: 1 / C of LogisticRegression.
@@ -289,8 +289,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         y : array-like of shape (n_samples,)
             Classes; ``unlabeled`` where there is none.
         X_target : array-like of shape (n_samples, n_target_features) or (n_samples,), default=None
-            Targets v2 of the auto-encoder, X itself by default. Rows that are NaN throughout
-            train the classifier alone.
+            Targets v2 of the auto-encoder, X itself by default; NaN where they are unknown. Rows
+            that are NaN throughout train the classifier alone.
         groups : array-like of shape (n_samples,), default=None
             The object that each row was measured on. Rows of one object are held out together,
             or not at all. Copies of a row need no groups: they count as one row with their
@@ -428,7 +428,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         (log_prob,) = self._answer(
             lambda modules, v1: (class_log_prob(modules, v1, draws),),
             X,
-            forwards=[self._scaler.forward],
+            forwards=[self._to_input],
         )
         return log_prob
 
@@ -449,7 +449,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         std : ndarray of shape (n_samples, n_target_features)
             Decoder noise and spread of the decoder's means together, if ``return_std``.
         """
-        mean, std = self._mean_and_std(X)
+        parts = self._mean_and_std(self._validate_rows(X))
+        mean, std = (self._with_all_columns(part) for part in parts)
         return (mean, std) if return_std else mean
 
     def sample(self, X, n_samples=1, random_state=None):
@@ -503,7 +504,15 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         if self.unlabeled != self.unlabeled:
             raise ValueError("unlabeled=nan equals nothing: mark missing labels by another value.")
         refuse_dates(X)
-        X, y = validate_data(self, X, y, dtype=DTYPES, reset=reset, ensure_min_samples=n_needed)
+        X, y = validate_data(
+            self,
+            with_nan(X),
+            y,
+            dtype=DTYPES,
+            reset=reset,
+            ensure_min_samples=n_needed,
+            ensure_all_finite="allow-nan",
+        )
         is_labeled = find_labeled(y, self.unlabeled)
         found = choose_classes(y[is_labeled], classes)
         label = np.full(len(y), -1)
@@ -514,11 +523,14 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         weight, X, X_target, label, groups = drop_unweighted(
             sample_weight, X, X_target, label, check_groups(groups, X), n_needed=n_needed
         )
-        n_known = np.sum(~np.isnan(X_target[:, 0]))
-        if n_needed == 2 and n_known < 2:
+        X = self._choose_columns(X, reset)
+        if not self._has_own_target:
+            X_target = X
+        n_known = np.min(np.sum(~np.isnan(X_target), 0))
+        if self._has_own_target and n_needed == 2 and n_known < 2:
             raise ValueError(
-                f"X_target is known for {n_known} rows; 2 are needed. Rows of weight zero do not "
-                "count."
+                f"A column of X_target is known for {n_known} rows; 2 are needed. Rows of weight "
+                "zero do not count."
             )
         if classes is None:
             check_any_labeled(label >= 0, self.unlabeled)
@@ -552,6 +564,9 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
                 f"{known.tolist()}, got {names.tolist()}."
             )
 
+    def _decodes_input(self):
+        return not self._has_own_target
+
     def _has_own_network(self):
         return self.classifier is not None or super()._has_own_network()
 
@@ -570,7 +585,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
 
     def _to_rows(self, table):
         target, weight = table.target, table.weight
-        missing = np.isnan(target[:, 0])
+        missing = np.isnan(target).all(1)
         if missing.any():
             target = np.where(missing[:, None], self._target_scaler.offset, target)
             weight = np.where(missing, 0.0, 1.0 if weight is None else weight)
@@ -605,15 +620,23 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
 
     def _make_classifier(self, generator):
         classifier, n_classes = self._fitted_classifier, len(self.classes_)
-        widths = self._module_spec["in_features"], self._module_spec["out_features"], n_classes
+        n_targets = self._module_spec["out_features"]
         if classifier is None:
             activation = self._module_spec["activation"]
             activation = ACTIVATIONS.get(activation, activation)
+            widths = self._module_spec["in_features"], n_targets, n_classes
             return ClassifierHead(*widths, activation=activation, generator=generator)
         if isinstance(classifier, nn.Module):
-            return copy.deepcopy(classifier).cpu()
+            module = copy.deepcopy(classifier).cpu()
+        else:
+            module = self._call_classifier(classifier, n_targets, n_classes, generator)
+        if not self._sees_holes:
+            return module
+        return FilledClassifier(module, by_estimate=not self._has_own_target)
+
+    def _call_classifier(self, classifier, n_targets, n_classes, generator):
         with torch_seed(generator.initial_seed()):
-            module = classifier(*widths)
+            module = classifier(len(self._scaler.offset), n_targets, n_classes)
         if not isinstance(module, nn.Module):
             raise TypeError(
                 "classifier must be a module, or return one when called with (n_features, "
@@ -679,7 +702,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
 
 
 def _validate_target(X_target, X):
-    """Return X_target with two dimensions, its rows complete or NaN throughout."""
+    """Return X_target with two dimensions."""
     refuse_dates(X_target, "X_target")
     X_target = check_array(
         X_target,
@@ -689,12 +712,4 @@ def _validate_target(X_target, X):
         input_name="X_target",
     )
     check_consistent_length(X, X_target)
-    X_target = X_target.reshape(len(X_target), -1)
-    missing = np.isnan(X_target)
-    partly = missing.any(1) & ~missing.all(1)
-    if partly.any():
-        raise ValueError(
-            f"{partly.sum()} rows of X_target are partly NaN: give a row in full, or as NaN "
-            "throughout where it is not known."
-        )
-    return X_target
+    return X_target.reshape(len(X_target), -1)

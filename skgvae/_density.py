@@ -9,16 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ._proposals import Proposal
 from .likelihood import MAX_ELEMENTS, at_once, draws_at_once, widest
-from .nn.prior import gaussian_near
-from .objectives import decoded_log_prob, importance_log_weights
+from .objectives import importance_log_weights
 
 TOLERANCE = 0.05  # nats: the standard error up to which an estimate is settled
 ROUNDS = 1, 4, 16  # draws of each model in all, in first rounds
 SCREENING = 8  # a first round has so many times the draws from q alone that come before it
-Q_SHARE = 0.25
-N_STEPS = 2  # towards the mode of p(z | row)
-WIDTH = 1.1  # of the Gaussian there: tails that are too light miss what counts most
 # Of a Cauchy distribution in the density, ten times as wide as the training rows. Far from all of
 # them, where networks say nothing that is to be trusted, it falls with the distance.
 BACKGROUND_SHARE = 1e-50
@@ -35,28 +32,35 @@ class Estimate(NamedTuple):
 
 @torch.no_grad()
 def log_density(
-    vaes: Sequence[nn.Module], v1: Tensor, v2: Tensor, draws: Sequence[Tensor], n_first: int
+    vaes: Sequence[nn.Module],
+    v1: Tensor,
+    v2: Tensor,
+    draws: Sequence[Tensor],
+    n_first: int,
+    known: Tensor | None = None,
 ) -> Estimate:
     r"""Return log p(v2) under the mixture of several models, for v2 = v1, by importance sampling.
 
     .. math:: \log \tfrac1K \sum_k p(v_2 | z_k) \, p(z_k) / r(z_k), \quad z_k \sim r
 
-    A few draws from r = q(z | v1) settle a row whose weights are nearly equal. For the others a
-    quarter of r is q, and the rest a Gaussian at the mode of p(z | v2), with the curvature there
-    (Laplace's approximation); of each model that matters a row has the more draws, the longer
-    its estimate takes to settle. What a row gets depends on itself alone.
+    A few draws from r = q(z | v1) settle a complete row whose weights are nearly equal. For the
+    others a quarter of r is q, and the rest Gaussians at modes of p(z | v2), with the curvature
+    there (Laplace's approximation); of each model that matters a row has the more draws, the
+    longer its estimate takes to settle. What a row gets depends on itself alone.
 
     Parameters
     ----------
     vaes : sequence of GaussianVAEModule
         Models with equal weights.
-    v1, v2 : Tensor of shape (n_samples, n_features)
-        Rows.
+    v1, v2 : Tensor of shape (n_samples, in_features) and (n_samples, n_features)
+        Rows as the encoder sees them, and as the decoder gives them.
     draws : sequence of Tensor of shape (K, latent_features)
         For each model some of its own, of :func:`~skgvae.likelihood.latent_draws`: all that a
         row can have, 16 times ``n_first``.
     n_first : int
         Draws of each model in the first round, at least two.
+    known : Tensor of bool, of shape (n_samples, n_features), optional
+        Which cells of v2 are known: the density is that of these. All by default.
 
     References
     ----------
@@ -64,42 +68,183 @@ def log_density(
     Technometrics 37(2), 1995.
     """
     draws = [own.to(v2) for own in draws]
-    background = _log_background(v2) + math.log(BACKGROUND_SHARE)
+    background = _log_background(v2, known) + math.log(BACKGROUND_SHARE)
     sums = _Sums(len(vaes), v2)
-    for m, vae in enumerate(vaes):
-        screening = draws[m][: max(2, n_first // SCREENING)]
-        for eps in draws_at_once(widest(vae), v1, screening):
-            sums.add(m, ..., importance_log_weights(vae, v1, v2, eps))
-    # By each model: one whose draws have missed the row would seem to matter little.
-    unsettled = torch.nonzero(~(sums.variances().amax(0) <= TOLERANCE**2))[:, 0]
-    found = sums.estimate(background)
-    # What a proposal is made of are many times the numbers of a row.
-    n_numbers = draws[0].shape[-1] * widest(vaes[0].decoder)
-    for rows in unsettled.split(max(1, at_once(MAX_ELEMENTS, v2.device) // (4 * n_numbers))):
+    if known is None:
+        for m, vae in enumerate(vaes):
+            screening = draws[m][: max(2, n_first // SCREENING)]
+            for eps in draws_at_once(widest(vae), v1, screening):
+                sums.add(m, ..., importance_log_weights(vae, v1, v2, eps))
+        # By each model: one whose draws have missed the row would seem to matter little.
+        is_settled = sums.variances().amax(0) <= TOLERANCE**2
+        found = sums.estimate(background)
+    else:  # many posteriors are unlike q, which would not show it
+        is_settled = torch.zeros_like(background, dtype=torch.bool)
+        found = Estimate(background.clone(), torch.zeros_like(background))
+    unsettled = torch.nonzero(~is_settled)[:, 0]
+    for rows in unsettled.split(_rows_at_once(vaes, known)):
         if len(rows):  # a split of none is one part
-            refined = _refined(vaes, v1[rows], v2[rows], draws, n_first, background[rows])
+            parts = (None if a is None else a[rows] for a in (v1, v2, known))
+            refined = _refined(vaes, *parts, draws, n_first, background[rows])
             for whole, part in zip(found, refined, strict=True):
                 whole[rows] = part
     return found
 
 
-def _log_background(v2):
-    """Return the log density of a Cauchy distribution of all columns, of one scale."""
-    d = v2.shape[-1]
+class PosteriorDraws(NamedTuple):
+    """Draws from p(z | known cells), of equal weight."""
+
+    z: Tensor
+    """Of shape (n, S, latent_features)."""
+    model: Tensor
+    """Of which model each is, of shape (n, S)."""
+    n_effective: Tensor
+    """How many draws of the posterior itself those are worth that they were chosen from."""
+
+
+@torch.no_grad()
+def posterior_draws(
+    vaes: Sequence[nn.Module],
+    v1: Tensor,
+    v2: Tensor,
+    known: Tensor,
+    draws: Sequence[Tensor],
+    n_first: int,
+    position: Tensor,
+    model: Tensor | None = None,
+    n_needed: int = 100,
+) -> PosteriorDraws:
+    """Return draws of z given the known cells of each row, by sampling importance resampling.
+
+    Parameters
+    ----------
+    vaes, v1, v2, known, draws, n_first
+        As for :func:`log_density`.
+    position : Tensor of shape (n, S)
+        Numbers in (0, 1), each of which chooses one of a row's weighted draws: uniform ones make
+        random draws, those at equal distances represent the posterior best.
+    model : Tensor of shape (S,), optional
+        The model that each is a draw of. By default all models in proportion to how likely they
+        find the row.
+    n_needed : int
+        How many draws of the posterior itself those of each row and model should be worth.
+
+    References
+    ----------
+    Rubin, "Using the SIR algorithm to simulate posterior distributions", Bayesian Statistics 3,
+    1988.
+    """
+    draws = [own.to(v2) for own in draws]
+    n_latents = draws[0].shape[-1]
+    found = PosteriorDraws(
+        v2.new_empty(*position.shape, n_latents),
+        torch.empty_like(position, dtype=torch.long),
+        torch.zeros_like(v2[:, 0]),
+    )
+    everything = torch.arange(len(v2), device=v2.device)
+    n_numbers = len(vaes) * len(draws[0]) * n_latents
+    n_rows = max(1, min(_rows_at_once(vaes, known), 4 * MAX_ELEMENTS // n_numbers))
+    for part in everything.split(n_rows):
+        proposals = [Proposal(vae, v1[part], v2[part], known[part]) for vae in vaes]
+        sums, before = _Sums(len(vaes), v2[part]), 0
+        rows, zs, log_weights = everything[: len(part)], [], []
+        for size in (n_first * n for n in ROUNDS):
+            new = [p.draw(rows, own[before:size]) for p, own in zip(proposals, draws, strict=True)]
+            new_z, new_log_weights = (torch.stack(a) for a in zip(*new, strict=True))
+            for m, own in enumerate(new_log_weights):
+                sums.add(m, rows, own)
+            zs.append(new_z)
+            log_weights.append(new_log_weights)
+            is_done = (sums.variances()[:, rows] <= 1 / n_needed).all(0)
+            is_done |= size == ROUNDS[-1] * n_first
+            z, log_weight = (torch.cat(a, 1)[:, :, is_done] for a in (zs, log_weights))
+            if is_done.any():
+                done = part[rows[is_done]]
+                chosen = _resample(z, log_weight, position[done], model)
+                for whole, own in zip(found, chosen, strict=True):
+                    whole[done] = own
+            zs, log_weights = ([a[:, :, ~is_done] for a in parts] for parts in (zs, log_weights))
+            rows, before = rows[~is_done], size
+            if not len(rows):
+                break
+    return found
+
+
+def decoded_by(vaes: Sequence[nn.Module], z: Tensor, model: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and log scale of what each z is decoded to, by the model that it is a draw of.
+
+    Parameters
+    ----------
+    vaes : sequence of GaussianVAEModule
+        Models.
+    z : Tensor of shape (*, latent_features)
+        Latents.
+    model : Tensor of int, of shape (*)
+        Their models.
+    """
+    loc = z.new_empty(*z.shape[:-1], vaes[0].decoder.out_features)
+    log_scale = torch.empty_like(loc)
+    for m, vae in enumerate(vaes):
+        own = model == m
+        own_loc, own_log_scale = vae.decoder.loc_and_log_scale(z[own])
+        loc[own], log_scale[own] = own_loc, own_log_scale.expand_as(own_loc)
+    return loc, log_scale
+
+
+def _resample(z, log_weights, position, model):
+    # Of draws z (M, K, n, l) those that each position meets, laid out by their weights.
+    n_models, n_draws = z.shape[:2]
+    log_weights = log_weights.permute(2, 0, 1)  # (n, M, K)
+    if model is None:
+        weights = log_weights.flatten(1).softmax(-1)
+        place = _places(weights, position)
+    else:
+        weights = log_weights.softmax(-1)
+        place = torch.empty_like(position, dtype=torch.long)
+        for m in range(n_models):
+            own = model == m
+            place[:, own] = m * n_draws + _places(weights[:, m].contiguous(), position[:, own])
+        weights = weights.flatten(1) / n_models
+    z = z.permute(2, 0, 1, 3).flatten(1, 2)  # (n, M K, l)
+    chosen = z.gather(1, place[..., None].expand(-1, -1, z.shape[-1]))
+    return PosteriorDraws(chosen, place // n_draws, 1 / weights.square().sum(-1))
+
+
+def _places(weights, position):
+    total = weights.cumsum(-1)
+    place = torch.searchsorted(total, position.to(total).contiguous() * total[:, -1:])
+    return place.clamp(max=total.shape[-1] - 1)
+
+
+def _rows_at_once(vaes, known):
+    # What a proposal is made of are many times the numbers of a row.
+    decoder, prior, n_latents = vaes[0].decoder, vaes[0].prior, vaes[0].encoder.out_features
+    n_numbers = n_latents * widest(decoder)
+    if known is not None:
+        n_components = getattr(prior, "n_components", 1)
+        n_numbers = max(4 * n_numbers, n_components * n_latents * max(n_latents, 8))
+    device = next(decoder.parameters()).device
+    return max(1, at_once(MAX_ELEMENTS, device) // (4 * n_numbers))
+
+
+def _log_background(v2, known=None):
+    """Return the log density of a Cauchy distribution of all known columns, of one scale."""
+    d = v2.new_full((len(v2),), v2.shape[-1]) if known is None else known.sum(-1).to(v2)
+    v2 = v2 if known is None else v2.where(known, 0.0)
     distance = (v2 / BACKGROUND_SCALE).square().sum(-1)
-    constant = math.lgamma((1 + d) / 2) - 0.5 * (1 + d) * math.log(math.pi)
+    constant = torch.lgamma((1 + d) / 2) - 0.5 * (1 + d) * math.log(math.pi)
     return constant - d * math.log(BACKGROUND_SCALE) - 0.5 * (1 + d) * torch.log1p(distance)
 
 
-def _refined(vaes, v1, v2, draws, n_first, background):
-    proposals = [_Proposal(vae, v1, v2) for vae in vaes]
+def _refined(vaes, v1, v2, known, draws, n_first, background):
+    proposals = [Proposal(vae, v1, v2, known) for vae in vaes]
     sums, before = _Sums(len(vaes), v2), 0
     needed = torch.ones_like(sums.counts, dtype=torch.bool)
     for size in (n_first * n for n in ROUNDS):
         for m, proposal in enumerate(proposals):
             rows = torch.nonzero(needed[m])[:, 0]
             if len(rows):
-                sums.add(m, rows, proposal.log_weights(rows, draws[m][before:size]))
+                sums.add(m, rows, proposal.draw(rows, draws[m][before:size])[1])
         before, needed = size, sums.unsettled(background)
         if not needed.any():
             break
@@ -144,76 +289,3 @@ class _Sums:
         share = torch.exp(log_means - total)
         # What has no share may be unknown: then its variance is not finite.
         return total, torch.where(share > 0, share.square() * self.variances(), 0.0)
-
-
-class _Proposal:
-    """What the draws of a row come from: q(z | v1), and a Gaussian at the mode of p(z | v2)."""
-
-    def __init__(self, vae, v1, v2):
-        self.vae, self.v2, self.width = vae, v2, widest(vae)
-        self.loc, self.log_scale = vae.encoder.loc_and_log_scale(v1)
-        self.log_scale = self.log_scale.expand_as(self.loc)
-        self.mode, self.root = self.loc, torch.diag_embed(torch.exp(-self.log_scale))
-        for _ in range(N_STEPS):
-            mode, root, is_found = _gaussian_posterior(vae, v2, self.mode)
-            self.mode = torch.where(is_found[:, None], mode, self.mode)
-            self.root = torch.where(is_found[:, None, None], root / WIDTH, self.root)
-
-    def log_weights(self, rows, draws):
-        """Return log p(v2 | z) + log p(z) - log r(z) of some rows, of shape (K, n)."""
-        v2, loc, log_scale = self.v2[rows], self.loc[rows], self.log_scale[rows]
-        mode, root, scale = self.mode[rows], self.root[rows], log_scale.exp()
-        peak_of_q, peak_at_mode = _log_peak(-log_scale), _log_peak(_log_diagonal(root))
-        n_from_q = math.ceil(Q_SHARE * len(draws))
-        is_q, share = torch.arange(len(draws), device=v2.device) < n_from_q, n_from_q / len(draws)
-        parts, n_done = [], 0
-        for eps in draws_at_once(self.width, v2, draws):
-            from_q = is_q[n_done : n_done + len(eps), None, None]
-            n_done += len(eps)
-            steps = eps[:, 0].mT.expand(len(root), -1, -1)
-            steps = torch.linalg.solve_triangular(root.mT, steps, upper=True).permute(2, 0, 1)
-            z = torch.where(from_q, torch.addcmul(loc, scale, eps), mode + steps)
-            log_q = peak_of_q - 0.5 * ((z - loc) / scale).square().sum(-1)
-            scaled = ((z - mode).transpose(0, 1) @ root).square().sum(-1).mT
-            log_at_mode = peak_at_mode - 0.5 * scaled
-            log_r = torch.logaddexp(log_q + math.log(share), log_at_mode + math.log(1 - share))
-            log_lik = decoded_log_prob(self.vae, v2, *self.vae.decoder.loc_and_log_scale(z))
-            parts.append(log_lik + self.vae.prior.log_prob(z) - log_r)
-        return torch.cat(parts)
-
-
-def _log_diagonal(root):
-    return root.diagonal(dim1=-2, dim2=-1).log()
-
-
-def _log_peak(log_precision):
-    # Of a Gaussian, given half the logarithms of the precisions along its axes.
-    return log_precision.sum(-1) - 0.5 * log_precision.shape[-1] * math.log(2 * math.pi)
-
-
-def _gaussian_posterior(vae, v2, z):
-    """Return p(z | v2) as a Gaussian: its mean, a root of its precision, and whether there is one.
-
-    It is exact for a decoder that is linear in z, with constant noise, and a Gaussian prior. In
-    general the mean is one step of Fisher scoring from z. Derivatives are differences: they need
-    nothing of the decoder but its values, and a proposal need not be exact.
-    """
-    n_latents, decoder = z.shape[-1], vae.decoder
-    step = torch.finfo(z.dtype).eps ** (1 / 3)
-    moved = z + step * torch.eye(n_latents, dtype=z.dtype, device=z.device)[:, None]
-    loc, log_scale = decoder.loc_and_log_scale(torch.cat([z[None], moved]))
-    log_scale = log_scale.expand_as(loc)
-    log_lik = decoder.family.log_prob(v2, loc, log_scale).sum(-1)
-    gradient = (log_lik[1:] - log_lik[0]).mT / step
-    by_loc = (loc[1:] - loc[0]) * torch.exp(-log_scale[0]) / step  # (latents, n, features)
-    by_scale = (log_scale[1:] - log_scale[0]) / step
-    of_loc, of_scale = decoder.family.fisher_information
-    by_loc, by_scale = by_loc.transpose(0, 1), by_scale.transpose(0, 1)
-    information = of_loc * by_loc @ by_loc.mT + of_scale * by_scale @ by_scale.mT
-    mean, factor = gaussian_near(vae.prior, z)
-    precision = factor.mT @ factor
-    root, info = torch.linalg.cholesky_ex(precision + information)
-    pull = precision @ (mean - z)[..., None] + gradient[..., None]
-    mode = z + torch.cholesky_solve(pull, root)[..., 0]
-    is_found = (info == 0) & mode.isfinite().all(-1) & root.isfinite().all(-1).all(-1)
-    return mode, root, is_found

@@ -14,7 +14,7 @@ from ._groups import merge_copies
 from ._mixture import mixture_quantile
 from ._recipe import REGRESSION
 from ._sklearn_callbacks import with_callbacks
-from ._validation import check_groups, drop_unweighted, refuse_dates
+from ._validation import check_groups, drop_unweighted, refuse_dates, with_nan
 from .likelihood import (
     decoded_components,
     decoded_covariance,
@@ -250,8 +250,10 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             When training is interrupted; the best epoch so far is in the estimator.
         """
         with self._all_or_nothing():
-            X, y = self._validate_pairs(X, y, reset=not self._continues())
+            reset = not self._continues()
+            X, y = self._validate_pairs(X, y, reset=reset)
             weight, X, y, groups = drop_unweighted(sample_weight, X, y, check_groups(groups, X))
+            X = self._choose_columns(X, reset)
             weight, groups, kept = merge_copies(weight, groups, X, y)
             return self._fit(Table(X[kept], y[kept], weight, groups))
 
@@ -291,6 +293,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             X, y = self._validate_pairs(X, y, reset=reset)
             n_needed = 2 if reset else 1
             weight, X, y = drop_unweighted(sample_weight, X, y, n_needed=n_needed)
+            X = self._choose_columns(X, reset)
             if reset:
                 weight, _, kept = merge_copies(weight, None, X, y)
                 X, y = X[kept], y[kept]
@@ -343,7 +346,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             raise RuntimeError("At most one of return_std and return_cov can be asked for.")
         if return_cov:
             return self._mean_and_covariance(X)
-        mean, std = (self._keep_shape(part) for part in self._mean_and_std(X))
+        mean, std = (self._keep_shape(part) for part in self._mean_and_std(self._validate_rows(X)))
         return (mean, std) if return_std else mean
 
     def predict_variance(self, X):
@@ -363,7 +366,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             ensemble: spread of y that the latent explains, and where they disagree.
         """
         moments = partial(decoded_moments, tail=self._tail_factor())
-        _, *parts = self._answer_from_draws(moments, X)
+        _, *parts = self._answer_from_draws(moments, self._validate_rows(X))
         to_units = self._target_scaler.inverse_variance
         noise, latent = (self._keep_shape(to_units(part)) for part in parts)
         return noise, latent
@@ -401,6 +404,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
 
         inverses = [self._target_scaler.inverse]
         size = self._n_components_decoded
+        X = self._validate_rows(X)
         (found,) = self._answer_from_draws(function, X, size=size, inverses=inverses)
         found = np.moveaxis(found, 1, -1)
         found = found[:, 0] if self._is_single else found
@@ -456,9 +460,9 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             lambda modules, v1, v2: (predictive_log_prob(modules, v1, v2, draws, tail=tail),),
             X,
             y,
-            forwards=[self._scaler.forward, lambda y: self._target_scaler.forward(y, dtype)],
+            forwards=[self._to_input, lambda y: self._target_scaler.forward(y, dtype)],
         )
-        return log_prob - self._target_scaler.log_abs_det
+        return log_prob - self._target_scaler.log_abs_det(y)
 
     def sample(self, X, n_samples=1, random_state=None):
         """Draw y given x: z from q(z | x), then y from the decoder.
@@ -485,9 +489,10 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         refuse_dates(y, "y")
         X, y = validate_data(
             self,
-            X,
+            with_nan(X),
             y,
             dtype=DTYPES,
+            ensure_all_finite="allow-nan",
             multi_output=True,
             y_numeric=True,
             reset=reset,
@@ -496,6 +501,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         y = check_array(y, dtype=np.float64, ensure_2d=False, input_name="y")  # refuses sparse
         if reset:
             self._is_single = y.ndim == 1
+        else:
+            X = self._with_known_columns(X)
         return X, y.reshape(len(y), -1)
 
     @property
@@ -527,12 +534,14 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             loc, scale = decoded(modules, v1, draws)
             return loc.transpose(0, 1), scale.transpose(0, 1)  # rows first, to be joined
 
+        X = self._validate_rows(X)
         parts = self._answer_from_draws(function, X, size=self._n_components_decoded)
         loc, scale = (part.transpose(1, 0, 2) for part in parts)
         return self._target_scaler.inverse(loc), self._target_scaler.inverse_scale(scale)
 
     def _mean_and_covariance(self, X):
         function = partial(decoded_covariance, tail=self._tail_factor())
+        X = self._validate_rows(X)
         mean, covariance = self._answer_from_draws(function, X, size=self._n_components_decoded)
         mean = self._keep_shape(self._target_scaler.inverse(mean))
         covariance = covariance * np.outer(self._target_scaler.scale, self._target_scaler.scale)

@@ -23,6 +23,7 @@ class Batch(NamedTuple):
     weight: Tensor | None = None
     label: Tensor | None = None
     label_weight: Tensor | None = None
+    known: Tensor | None = None
 
 
 class RowDataset(Dataset):
@@ -41,6 +42,8 @@ class RowDataset(Dataset):
     label_weight : Tensor of shape (n_samples,), optional
         Weights of the labels with mean one, zeros included; where the label is unknown, minus
         the weight of the row.
+    known : Tensor of bool, of shape (n_samples, out_features), optional
+        Which cells of v2 are known; the others may hold any finite number. All by default.
     """
 
     def __init__(
@@ -50,9 +53,10 @@ class RowDataset(Dataset):
         weight: Tensor | None = None,
         label: Tensor | None = None,
         label_weight: Tensor | None = None,
+        known: Tensor | None = None,
     ):
         # A subset shares the table and has an index into it, but weights of its own.
-        self._table = v1, v1 if v2 is None else v2, label
+        self._table = v1, v1 if v2 is None else v2, label, known
         self._index = None
         self.weight = weight
         self.label_weight = label_weight
@@ -83,6 +87,11 @@ class RowDataset(Dataset):
     def label(self) -> Tensor | None:
         """Class index of each row, of shape (n_samples,)."""
         return self._column(2)
+
+    @property
+    def known(self) -> Tensor | None:
+        """Which cells of v2 are known, of shape (n_samples, out_features); None if all are."""
+        return self._column(3)
 
     def subset(self, rows) -> RowDataset:
         """Return some of the rows, their weights scaled to mean one; the table is shared."""
@@ -161,9 +170,9 @@ class StackedRows(Dataset):
         """Return the rows on a device."""
         moved = copy.copy(self)
         vars(moved).pop("members", None)  # which stay where they are
-        v1, v2, label = self._table
+        v1, v2, *others = self._table
         own = v1.to(device)
-        moved._table = own, own if v2 is v1 else v2.to(device), _to(label, device)
+        moved._table = own, own if v2 is v1 else v2.to(device), *(_to(o, device) for o in others)
         moved._index = self._index.to(device)
         moved._weight, moved._label_weight = (_to(w, device) for w in self._weights)
         return moved
@@ -237,11 +246,12 @@ def as_pair(batch: Batch) -> tuple[tuple, Tensor]:
 
 
 def _taken(table, index, weight, label_weight):
-    v1, v2, label = table
+    v1, v2, label, known = table
     # v1 and v2 may be one tensor, and then stay one.
     own = v1[index]
     target = own if v2 is v1 else v2[index]
-    return Batch(own, target, weight, None if label is None else label[index], label_weight)
+    label, known = (None if part is None else part[index] for part in (label, known))
+    return Batch(own, target, weight, label, label_weight, known)
 
 
 def _rows_of(member):
@@ -253,10 +263,11 @@ def _rows_of(member):
 def _concatenate(tables):
     if len(tables) == 1:
         return tables[0]
-    v1, v2, label = zip(*tables, strict=True)
+    v1, v2, *others = zip(*tables, strict=True)
     same = all(b is a for a, b in zip(v1, v2, strict=True))
     v1 = torch.cat(v1)
-    return v1, v1 if same else torch.cat(v2), None if label[0] is None else torch.cat(label)
+    others = (None if parts[0] is None else torch.cat(parts) for parts in others)
+    return v1, v1 if same else torch.cat(v2), *others
 
 
 def _stack(weights, counts):

@@ -21,7 +21,8 @@ class Standardizer:
     """Columns with mean zero and standard deviation one; constant columns are zero.
 
     Columns that are constant but for rounding have the larger of one and their spread as scale.
-    Standardised values beyond ±10¹⁵ are moved there: what is made of them stays finite.
+    Standardised values beyond ±10¹⁵ are moved there: what is made of them stays finite. NaN stays
+    NaN, and tells nothing.
 
     Parameters
     ----------
@@ -42,19 +43,18 @@ class Standardizer:
     @classmethod
     def fit(cls, X, weight=None):
         """Learn offset and scale from rows, with weights where given."""
-        scaler = _moments(X, weight)
-        offset, scale = (a.astype(np.float64) for a in (scaler.mean_, scaler.scale_))
+        offset, scale, variance = _moments(X, weight)
         # Not the scale: scikit-learn takes a column whose variance overflows for a constant.
-        if not (np.isfinite(offset).all() and np.isfinite(scaler.var_).all()):
+        if not (np.isfinite(offset).all() and np.isfinite(variance).all()):
             raise ValueError("The values are too large: a column's variance is not finite.")
-        taken = (scaler.scale_ == 1) & (scaler.var_ != 1)
+        taken = (scale == 1) & (variance != 1)
         if taken.any():
             # For constants. The mean of large ones is off by more than their scale of one.
             columns = X[:, taken]
             origin = np.nanmin(columns, 0).astype(np.float64)
-            about = _moments(columns, weight, origin)
-            offset[taken] = origin + about.mean_
-            scale[taken] = np.maximum(1, np.sqrt(about.var_))
+            mean, _, variance = _moments(columns, weight, origin)
+            offset[taken] = origin + mean
+            scale[taken] = np.maximum(1, np.sqrt(variance))
         return cls(offset, scale, is_constant=taken)
 
     def with_varying(self, X, weight=None):
@@ -65,9 +65,7 @@ class Standardizer:
         new = self.is_constant.copy()
         if not new.any():
             return self, new
-        known = ~np.isnan(X[:, 0])  # targets may be unknown
-        X, weight = X[known], None if weight is None else weight[known]
-        distance = np.abs(X - self.offset).max(0, initial=0.0)
+        distance = np.fmax.reduce(np.abs(X - self.offset), 0, initial=0.0)
         new &= distance > _SAME * np.maximum(1, np.abs(self.offset))
         if not new.any():
             return self, new
@@ -89,7 +87,9 @@ class Standardizer:
         A network says nothing sensible about a row far outside what it was trained on, and
         the further, the louder.
         """
-        low, high = (self._standardise(x) for x in (X.min(0), X.max(0)))
+        known = np.isfinite(X).any(0)  # a column of a later table may be unknown altogether
+        low, high = (f.reduce(X, 0) for f in (np.fmin, np.fmax))
+        low, high = (self._standardise(np.where(known, x, self.offset)) for x in (low, high))
         low, high = low - (high - low), high + (high - low)
         if self.limits is not None:
             low, high = np.minimum(low, self.limits[0]), np.maximum(high, self.limits[1])
@@ -128,10 +128,15 @@ class Standardizer:
         """Return variances in the user's squared units."""
         return X * self.scale**2
 
-    @property
-    def log_abs_det(self):
-        """Sum of log scale: what a log density in the user's units is smaller by."""
-        return float(np.log(self.scale).sum())
+    def log_abs_det(self, X):
+        """Sum of log scale: what a log density in the user's units is smaller by.
+
+        A number; of rows with unknown cells an array with the sum over the known ones of each.
+        """
+        whole, log_scale = float(np.log(self.scale).sum()), np.log(self.scale)
+        if not rows_with_holes(X).any():
+            return whole
+        return np.concatenate([whole - np.isnan(X[rows]) @ log_scale for rows in _by_rows(X)])
 
 
 class Latents:
@@ -176,12 +181,25 @@ class Latents:
 
 
 def _moments(X, weight, origin=0.0):
+    # Mean, scale and variance of each column, in float64.
+    if any(np.isnan(X[rows]).any() for rows in _by_rows(X)):
+        columns, known = X - origin, ~np.isnan(X)  # each of its known cells
+        parts = []
+        for column, own in zip(columns.T, known.T, strict=True):
+            own_weight = None if weight is None else weight[own]
+            parts.append(_moments(column[own, None], own_weight))
+        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
     scaler = StandardScaler()
     with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at
         for rows in _by_rows(X):
             part = None if weight is None else weight[rows]
             scaler.partial_fit(X[rows] - origin, sample_weight=part)
-    return scaler
+    return tuple(a.astype(np.float64) for a in (scaler.mean_, scaler.scale_, scaler.var_))
+
+
+def rows_with_holes(X):
+    """Return which rows have unknown cells."""
+    return np.concatenate([np.isnan(X[rows]).any(1) for rows in _by_rows(X)])
 
 
 def _by_rows(X):
@@ -215,12 +233,13 @@ def grid_noise(X, scale, floor):
     X = X[:: max(1, len(X) // 20_000)]  # a sample tells the grid
     noise = np.full(X.shape[1], floor)
     for j, column in enumerate(X.T):
-        values, spacing = distinct_values(column)
-        if len(values) == 1:
+        column = column[~np.isnan(column)]
+        values, spacing = distinct_values(column) if len(column) else ((), 0.0)
+        if len(values) <= 1:
             noise[j] = max(floor, _CONSTANT_NOISE)
             continue
         repetition = min(len(column) / len(values) - 1, 1)
-        spikes = min(spacing / np.sqrt(12), column.std()) / scale[j]
+        spikes = min(spacing / np.sqrt(12), column.std(dtype=np.float64)) / scale[j]
         noise[j] = max(floor, repetition * spikes)
     return noise
 

@@ -284,8 +284,11 @@ def _loss(stack, criterion, batch, n_own, n_draws, generators):
         shape, like = (n_draws, n, n_features), batch.v1
         own = torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
         eps.append(own if n == n_rows else nn.functional.pad(own, (0, 0, 0, n_rows - n)))
-    weights = batch[2:] if batch.label is not None else batch[2:3]
-    return criterion.by_rows(stack, batch.v1, batch.v2, torch.stack(eps), *weights)
+    weights = (batch.weight,)
+    if batch.label is not None:
+        weights = batch.weight, batch.label, batch.label_weight
+    known = {} if batch.known is None else {"known": batch.known}
+    return criterion.by_rows(stack, batch.v1, batch.v2, torch.stack(eps), *weights, **known)
 
 
 def _move_shared_noise(stack, criterion, optimizer):

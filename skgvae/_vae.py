@@ -1,22 +1,35 @@
 """GaussianVAE: transformer, density and generator."""
 
+import warnings
+from collections.abc import Mapping
+from functools import partial
 from numbers import Integral
 
 import numpy as np
 import torch
 from sklearn.base import _fit_context
-from sklearn.utils import check_scalar
+from sklearn.utils import check_array, check_scalar, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from ._answers import cached_draws
 from ._base import BaseGaussianVAE, Table
-from ._density import ROUNDS, log_density
+from ._density import ROUNDS, decoded_by, log_density, posterior_draws
 from ._groups import merge_copies
+from ._mixture import mixture_quantile
 from ._random import draw_seeds
-from ._recipe import DENSITY
+from ._recipe import DENSITY, INCOMPLETE
+from ._scaling import rows_with_holes
 from ._sklearn_callbacks import with_callbacks
-from ._start import MAX_ROWS, factor_analysis, mixture_of_columns, mixture_of_factors
+from ._start import (
+    MAX_ROWS,
+    completed,
+    factor_analysis,
+    factors_of_known,
+    fitted_to_known,
+    mixture_of_columns,
+    mixture_of_factors,
+)
 from ._together import compute_once
 from ._validation import check_groups, drop_unweighted
 from .likelihood import lower_bound
@@ -26,6 +39,7 @@ from .objectives import elbo, importance_weighted_bound
 N_PRIOR_COMPONENTS = 8  # where no classical model says how many
 FEW_ROWS = 10
 MIN_DRAWS = 8  # of each model: of fewer no standard error can be told
+MAX_SAMPLES = 4096  # at once, where cells are given
 
 
 class GaussianVAE(BaseGaussianVAE):
@@ -157,6 +171,7 @@ class GaussianVAE(BaseGaussianVAE):
     sklearn.decomposition.FactorAnalysis : The linear special case with one variance a feature.
     sklearn.decomposition.PCA : The linear special case with one variance.
     sklearn.mixture.GaussianMixture : Density of clustered data.
+    GaussianVAEImputer : A step that fills in unknown cells.
 
     References
     ----------
@@ -181,6 +196,7 @@ class GaussianVAE(BaseGaussianVAE):
     """
 
     _habits = DENSITY
+    _knows_density = True
     _min_noise = 0.003  # what columns leave of each other's variance may be little
     _nothing_to_find = "if the columns are independent of each other, there is nothing to find"
     _parameter_constraints: dict = {
@@ -266,8 +282,10 @@ class GaussianVAE(BaseGaussianVAE):
             When training is interrupted; the best epoch so far is in the estimator.
         """
         with self._all_or_nothing():
-            X = self._validate_rows(X, reset=not self._continues(), ensure_min_samples=2)
+            reset = not self._continues()
+            X = self._check_rows(X, reset=reset, ensure_min_samples=2)
             weight, X, groups = drop_unweighted(sample_weight, X, check_groups(groups, X))
+            X = self._choose_columns(X, reset)
             weight, groups, kept = merge_copies(weight, groups, X)
             return self._fit(Table(X[kept], weight=weight, groups=groups))
 
@@ -306,8 +324,9 @@ class GaussianVAE(BaseGaussianVAE):
         with self._all_or_nothing():
             reset = not self.__sklearn_is_fitted__()
             n_needed = 2 if reset else 1
-            X = self._validate_rows(X, reset=reset, ensure_min_samples=n_needed)
+            X = self._check_rows(X, reset=reset, ensure_min_samples=n_needed)
             weight, X = drop_unweighted(sample_weight, X, n_needed=n_needed)
+            X = self._choose_columns(X, reset)
             if reset:
                 weight, _, kept = merge_copies(weight, None, X)
                 X = X[kept]
@@ -345,7 +364,10 @@ class GaussianVAE(BaseGaussianVAE):
         std : ndarray of shape (n_samples, n_features)
             Decoder noise and spread of the decoder's means together, if ``return_std``.
         """
-        mean, std = self._mean_and_std(X)
+        check_is_fitted(self)
+        X = self._validate_rows(X)
+        mean, std = self._answer_each(self._mean_and_std, self._moments_given, X)
+        mean, std = self._with_all_columns(mean), self._with_all_columns(std)
         return (mean, std) if return_std else mean
 
     def score_samples(self, X, return_std=False):
@@ -388,16 +410,19 @@ class GaussianVAE(BaseGaussianVAE):
            Densities", Journal of the American Statistical Association 81(393), 1986.
         """
         check_is_fitted(self)
-        X, n_first = self._validate_rows(X), max(MIN_DRAWS, self._n_draws_per_module())
-        seeds = [self._draws_seed + m for m in range(len(self.modules_))]
-        n_all = ROUNDS[-1] * n_first
-        draws = [cached_draws(n_all, self.n_components_, seed) for seed in seeds]
-        log_prob, std = self._answer(
-            lambda modules, v1: log_density(modules, v1, v1, draws, n_first),
-            X,
-            forwards=[self._scaler.forward],
-        )
-        log_prob = log_prob - self._scaler.log_abs_det
+        X = self._validate_rows(X)
+        draws, n_first = self._draws_of_each()
+
+        def density(modules, x):
+            v1, v2, known = self._cells(x)
+            return log_density(modules, v1, v2, draws, n_first, known)
+
+        def answer(X):
+            return self._answer(density, X, forwards=[self._scaler.forward])
+
+        log_prob, std = self._answer_each(answer, answer, X)
+        log_prob = log_prob - self._scaler.log_abs_det(X)
+        log_prob = log_prob.astype(std.dtype, copy=False)
         return (log_prob, std) if return_std else log_prob
 
     def score(self, X, y=None, sample_weight=None):
@@ -437,15 +462,27 @@ class GaussianVAE(BaseGaussianVAE):
             divergence of q(z | x) from the exact posterior. Of several models the bound is the
             logarithm of the mean of their bounds' exponentials, and the gap holds all of theirs.
         """
-        (bound,) = self._answer_from_draws(
-            lambda modules, v1, draws: (lower_bound(modules, v1, v1, draws),), X
-        )
-        return bound - self._scaler.log_abs_det
+        check_is_fitted(self)
+        X, draws = self._validate_rows(X), self._draws()
 
-    def sample(self, n_samples=1, random_state=None):
+        def bound(modules, x):
+            v1, v2, known = self._cells(x)
+            return (lower_bound(modules, v1, v2, draws, known),)
+
+        def answer(X):
+            return self._answer(bound, X, forwards=[self._scaler.forward])
+
+        (bounds,) = self._answer_each(answer, answer, X)
+        in_units = bounds - self._scaler.log_abs_det(X)
+        return in_units.astype(bounds.dtype, copy=False)
+
+    def sample(self, n_samples=1, random_state=None, *, given=None):
         """Draw rows: z from the prior, then x from the decoder, its noise included.
 
-        Of several models each row has one, by chance.
+        Of several models each row has one, by chance. With ``given`` z comes from
+        p(z | given cells): as many weighted draws of it are made as are needed, and rows are
+        chosen among them by their weights, of each model in proportion to how likely it finds
+        these cells.
 
         Parameters
         ----------
@@ -453,18 +490,32 @@ class GaussianVAE(BaseGaussianVAE):
             Number of rows.
         random_state : int, RandomState instance or None, default=None
             Seed; None draws afresh at each call.
+        given : dict, Series or array-like of shape (n_features,), default=None
+            Values that all rows have: by name or position of the column, or a row in which the
+            cells that are not given are NaN.
 
         Returns
         -------
         ndarray of shape (n_samples, n_features)
             Rows in the units of X.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from skgvae import GaussianVAE
+        >>> X, _ = load_iris(return_X_y=True)
+        >>> vae = GaussianVAE(max_epochs=5, random_state=0).fit(X)
+        >>> vae.sample(2, given={0: 5.0}, random_state=0)[:, 0]
+        array([5., 5.])
         """
         check_is_fitted(self)
         n_samples = check_scalar(n_samples, "n_samples", Integral, min_val=1)
         (seed,) = draw_seeds(random_state, 1)
+        if given is not None:
+            return self._sample_given(given, n_samples, seed)
         generator = torch.Generator(self.device_).manual_seed(seed)
         dtype, rng = np.dtype(self._dtype), np.random.default_rng(seed)
-        noise = rng.standard_normal((n_samples, self.n_features_in_), dtype)
+        noise = rng.standard_normal((n_samples, self._module_spec["out_features"]), dtype)
         chosen = rng.integers(len(self.modules_), size=n_samples)
         z = np.empty((n_samples, self.n_components_), dtype)
         modules = self._for_inference(dtype)
@@ -472,16 +523,241 @@ class GaussianVAE(BaseGaussianVAE):
             z[chosen == i] = modules[i].prior.sample(int(count), generator).cpu().numpy()
 
         def drawn(modules, z, noise, chosen):
-            rows = torch.empty_like(noise)
-            for i, module in enumerate(modules):
-                own = chosen == i
-                loc, log_scale = module.decoder.loc_and_log_scale(z[own])
-                own_noise = module.decoder.family.from_normal(noise[own])
-                rows[own] = torch.addcmul(loc, log_scale.exp(), own_noise)
-            return (rows,)
+            loc, log_scale = decoded_by(modules, z, chosen)
+            noise = modules[0].decoder.family.from_normal(noise)
+            return (torch.addcmul(loc, log_scale.exp(), noise),)
 
         (rows,) = self._answer(drawn, z, noise, chosen, inverses=[self._target_scaler.inverse])
+        return self._with_all_columns(rows)
+
+    def impute(self, X, n_imputations=None, statistic="mean", random_state=None):
+        """Return rows with their unknown cells (NaN) filled in, given the known ones.
+
+        p(unknown | known cells) is a mixture over z and the models; z is drawn as for
+        ``score_samples``, in float64. The mean or median of each cell is the best guess of that
+        cell, not a possible row: the mean of two clusters lies between them, and the cells of one
+        row know nothing of each other. Draws are possible rows, with the noise of the decoder. To
+        estimate something with its error, do it with each of several imputations and combine the
+        results by Rubin's rules [1]_.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows; NaN where a cell is unknown. Also rows of which no cell is known.
+        n_imputations : int, default=None
+            Number of independent draws. None returns one table of ``statistic``.
+        statistic : {"mean", "median"}, default="mean"
+            What to fill in where ``n_imputations`` is None. The mean has the least squared error,
+            the median the least absolute error.
+        random_state : int, RandomState instance or None, default=None
+            Seed of the draws; None draws afresh at each call.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features) or (n_imputations, n_samples, n_features)
+            Known cells are as they were. The models take turns, from one on that the seed chooses,
+            so that the imputations differ by what is not known of the model too. Columns that
+            were unknown throughout in ``fit`` stay as they are.
+
+        References
+        ----------
+        .. [1] Rubin, "Multiple Imputation for Nonresponse in Surveys", 1987.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn.datasets import load_iris
+        >>> from skgvae import GaussianVAE
+        >>> X, _ = load_iris(return_X_y=True)
+        >>> X[::3, 2] = np.nan
+        >>> vae = GaussianVAE(max_epochs=5, random_state=0).fit(X)
+        >>> vae.impute(X).shape, vae.impute(X, n_imputations=5, random_state=0).shape
+        ((150, 4), (5, 150, 4))
+        """
+        check_is_fitted(self)
+        if statistic not in ("mean", "median"):
+            raise ValueError(f"statistic must be 'mean' or 'median', got {statistic!r}.")
+        given = self._check_rows(X, reset=False)
+        X = self._with_known_columns(given)
+        has_holes = rows_with_holes(X)
+        rows = X[has_holes].astype(np.float64)
+        if n_imputations is None:
+            found = rows
+            if len(rows):
+                found = self._moments_given(rows)[0] if statistic == "mean" else self._median(rows)
+            found = found[None]
+        else:
+            n = check_scalar(n_imputations, "n_imputations", Integral, min_val=1)
+            (seed,) = draw_seeds(random_state, 1)
+            found = self._draw_given(rows, n, np.random.default_rng(seed))
+        filled = np.repeat(X[None], len(found), 0)
+        filled[:, has_holes] = np.where(np.isnan(rows), found, rows)
+        filled = self._with_all_columns(filled)
+        filled[..., self._unknown_columns] = given[:, self._unknown_columns]
+        return filled[0] if n_imputations is None else filled
+
+    # Answers given the known cells
+
+    def _answer_each(self, complete, incomplete, X):
+        """Answer for complete rows and for others, each by a function that returns arrays."""
+        has_holes = rows_with_holes(X)
+        if not has_holes.any():
+            return complete(X)
+        found = [part.astype(X.dtype) for part in incomplete(X[has_holes].astype(np.float64))]
+        if has_holes.all():
+            return found
+        whole = []
+        for part, other in zip(complete(X[~has_holes]), found, strict=True):
+            both = np.empty((len(X), *part.shape[1:]), part.dtype)
+            both[~has_holes], both[has_holes] = part, other
+            whole.append(both)
+        return whole
+
+    def _cells(self, x):
+        """Return rows as the encoder sees them, as the decoder gives them, and what is known."""
+        known = ~x.isnan()
+        v2 = x.where(known, 0.0)
+        unknown = (~known).to(v2)
+        v1 = torch.cat([v2, unknown], -1) if self._sees_holes else v2
+        return v1, v2, None if known.all() else known
+
+    def _draws_of_each(self):
+        """Return draws of z for each model, all that a row can have, and those it has first."""
+        n_first = max(MIN_DRAWS, self._n_draws_per_module())
+        seeds = [self._draws_seed + m for m in range(len(self.modules_))]
+        n_all = ROUNDS[-1] * n_first
+        return [cached_draws(n_all, self.n_components_, seed) for seed in seeds], n_first
+
+    def _posterior(self, modules, x, position=None, **params):
+        """Return draws of z given the known cells of standardised rows."""
+        draws, n_first = self._draws_of_each()
+        if position is None:
+            n = self._get_valid("n_draws")
+            position = ((torch.arange(n, device=x.device) + 0.5) / n).expand(len(x), -1)
+        v1, v2, known = self._cells(x)
+        draws = draws[: len(modules)]
+        return posterior_draws(modules, v1, v2, known, draws, n_first, position, **params)
+
+    def _answer_given(self, function, *arrays, **params):
+        # With as many draws as the parameter says of all cells.
+        n_numbers = self._get_valid("n_draws") * (self.n_components_ + self.n_features_in_)
+        forwards = [self._scaler.forward, *[_unchanged] * (len(arrays) - 1)]
+        return self._answer(function, *arrays, forwards=forwards, size=n_numbers, **params)
+
+    def _encode(self, X, return_std):
+        latents = self._latents
+
+        def moments(modules, x):
+            z = latents.from_module(self._posterior(modules, x).z)
+            return (z.mean(1), z.std(1, correction=0)) if return_std else (z.mean(1),)
+
+        def given(X):
+            return self._answer_given(moments, X, n_modules=1)
+
+        return self._answer_each(partial(super()._encode, return_std=return_std), given, X)
+
+    def _moments_given(self, X):
+        """Return mean and standard deviation of all cells, given those that are known."""
+
+        def moments(modules, x):
+            found = self._posterior(modules, x)
+            loc, log_scale = decoded_by(modules, found.z, found.model)
+            noise = modules[0].decoder.family.variance * torch.exp(2 * log_scale)
+            return loc.mean(1), (noise.mean(1) + loc.var(1, correction=0)).sqrt()
+
+        inverses = self._scaler.inverse, self._scaler.inverse_scale
+        return self._answer_given(moments, X, inverses=inverses)
+
+    def _median(self, X):
+        def median(modules, x):
+            found = self._posterior(modules, x)
+            loc, log_scale = (a.transpose(0, 1) for a in decoded_by(modules, found.z, found.model))
+            return (mixture_quantile(0.5, loc, log_scale.exp(), modules[0].decoder.family),)
+
+        return self._answer_given(median, X, inverses=[self._scaler.inverse])[0]
+
+    def _draw_given(self, X, n, rng):
+        """Return n draws of rows given their known cells, of each model in turn."""
+        if not len(X):
+            return np.empty((n, *X.shape))
+        first, n_models = int(rng.integers(len(self.modules_))), len(self.modules_)
+        model = (torch.arange(n, device=self.device_) + first) % n_models
+
+        def drawn(modules, x, position, noise):
+            found = self._posterior(modules, x, position, model=model)
+            loc, log_scale = decoded_by(modules, found.z, found.model)
+            noise = modules[0].decoder.family.from_normal(noise)
+            return (torch.addcmul(loc, log_scale.exp(), noise),)
+
+        arrays = rng.uniform(size=(len(X), n)), rng.standard_normal((len(X), n, X.shape[1]))
+        (rows,) = self._answer_given(drawn, X, *arrays, inverses=[self._scaler.inverse])
+        return rows.transpose(1, 0, 2)
+
+    def _sample_given(self, given, n_samples, seed):
+        cells = self._to_row(given)
+        row = self._scaler.forward(self._with_known_columns(cells))
+        x = torch.from_numpy(row).to(self.device_)
+        modules = self._for_inference(np.float64)
+        (v1, v2, known), rng = self._cells(x), np.random.default_rng(seed)
+        if known is None:
+            known = torch.ones_like(v2, dtype=torch.bool)
+        generator = torch.Generator(self.device_).manual_seed(seed)
+        parts, n_effective = [], 0.0
+        for batch in gen_batches(n_samples, MAX_SAMPLES):
+            n = batch.stop - batch.start
+            n_first = max(self._n_draws_per_module(), MIN_DRAWS, -(-2 * n // len(modules)))
+            shape = ROUNDS[-1] * n_first, self.n_components_
+            like = {"dtype": torch.float64, "device": self.device_, "generator": generator}
+            draws = [torch.randn(shape, **like) for _ in modules]
+            position = torch.from_numpy(rng.permutation(n) + rng.uniform(size=n)) / n
+            with torch.no_grad():
+                found = posterior_draws(
+                    modules,
+                    v1,
+                    v2,
+                    known,
+                    draws,
+                    n_first,
+                    position[None].to(v2),
+                    n_needed=-(-n // len(modules)),
+                )
+                loc, log_scale = decoded_by(modules, found.z[0], found.model[0])
+                noise = torch.from_numpy(rng.standard_normal((n, v2.shape[1]))).to(v2)
+                noise = modules[0].decoder.family.from_normal(noise)
+                parts.append(torch.addcmul(loc, log_scale.exp(), noise).cpu().numpy())
+            n_effective += float(found.n_effective[0])
+        if n_effective < n_samples / 4:
+            warnings.warn(
+                f"The given cells are unlike what the model knows: the {n_samples} rows are worth "
+                f"{n_effective:.0f} independent ones.",
+                UserWarning,
+                stacklevel=3,
+            )
+        rows = self._scaler.inverse(np.concatenate(parts)).astype(self._dtype)
+        rows = self._with_all_columns(rows)
+        rows[:, ~np.isnan(cells[0])] = cells[0, ~np.isnan(cells[0])]
         return rows
+
+    def _to_row(self, given):
+        """Return given cells as a table of one row, NaN elsewhere."""
+        if hasattr(given, "to_dict"):
+            given = given.to_dict()
+        if not isinstance(given, Mapping):
+            row = np.asarray(given, dtype=np.float64).reshape(1, -1)
+        else:
+            row = np.full((1, self.n_features_in_), np.nan)
+            names = {name: j for j, name in enumerate(getattr(self, "feature_names_in_", ()))}
+            for key, value in given.items():
+                is_place = isinstance(key, Integral) and 0 <= key < self.n_features_in_
+                if key not in names and not is_place:
+                    known = list(names) or f"positions from 0 to {self.n_features_in_ - 1}"
+                    raise ValueError(f"given has {key!r}, which is no column: there are {known}.")
+                row[0, names.get(key, key)] = value
+        if row.shape[1] != self.n_features_in_:
+            raise ValueError(
+                f"given has {row.shape[1]} cells, but there are {self.n_features_in_} features."
+            )
+        return check_array(row, ensure_all_finite="allow-nan", input_name="given")
 
     def _get_structure(self):
         return super()._get_structure() | {"prior": self.prior}
@@ -496,11 +772,15 @@ class GaussianVAE(BaseGaussianVAE):
             n = N_PRIOR_COMPONENTS if self.prior == "mixture" else self.prior
             self._module_spec["n_prior_components"] = int(n)
 
-    def _choose_max_noise(self, target):
+    def _choose_habits(self, table):
+        return INCOMPLETE if rows_with_holes(table.X).any() else self._habits
+
+    def _choose_max_noise(self, target, min_noise):
         # No more than the training rows reach: far from them noise that went on growing would
         # make what is farther more likely.
-        farthest = np.minimum(self._scaler.farthest(target), super()._choose_max_noise(target))
-        return np.maximum(farthest, 2 * np.maximum(self.min_noise_, 0.5))
+        widest = super()._choose_max_noise(target, min_noise)
+        farthest = np.minimum(self._scaler.farthest(target), widest)
+        return np.maximum(farthest, 2 * np.maximum(min_noise, 0.5))
 
     def _criterion_params(self):
         is_one = self._net_params.get("criterion__n_draws") == 1
@@ -522,17 +802,25 @@ class GaussianVAE(BaseGaussianVAE):
             return
         step = -(-len(rows) // MAX_ROWS)
         part = rows.subset(slice(None, None, step)) if step > 1 else rows
-        X, weight = (a if a is None else a.numpy() for a in (part.v1, part.weight))
+        X, weight, known = (
+            a if a is None else a.numpy() for a in (part.v2, part.weight, part.known)
+        )
         tied = {name for name, model in NOISE_MODELS.items() if model.tied}
-        isotropic, floor = self._module_spec["noise"] in tied, self.min_noise_**2
+        isotropic, floor = self._module_spec["noise"] in tied, self._module_spec["min_noise"] ** 2
         if len(X) < FEW_ROWS:  # which say little of how columns depend on each other
             floor = np.maximum(floor, X.var(0, dtype=np.float64) / len(X))
+        if known is not None:
+            own = {"weight": weight, "isotropic": isotropic, "floor": floor}
+            model = compute_once(factors_of_known, X, known, self.n_components_, **own)
         if "n_prior_components" not in self._module_spec:
-            model = compute_once(factor_analysis, X, self.n_components_, weight, isotropic)
+            if known is None:
+                model = compute_once(factor_analysis, X, self.n_components_, weight, isotropic)
             if len(X) < FEW_ROWS:
                 model = model[0], np.maximum(model[1], floor), model[2]
             module.start_at_factor_analysis(*map(torch.from_numpy, model))
             return
+        if known is not None:
+            cells, X = X, compute_once(completed, X, known, *model, seed=self._draws_seed)
         params = {
             "floor": np.full_like(floor, floor.max()) if isotropic else floor,
             "isotropic": isotropic,
@@ -546,6 +834,12 @@ class GaussianVAE(BaseGaussianVAE):
         else:
             model = compute_once(mixture_of_columns, X, **params)
         *model, kind = model
+        if known is not None:
+            model = compute_once(fitted_to_known, cells, known, *model, weight=weight)
         module.start_at_mixture(*map(torch.from_numpy, model))
         self._choice = {"n_components": module.prior.n_components, "kinds": (kind,)}
         self._module_spec["n_prior_components"] = module.prior.n_components  # of random ones too
+
+
+def _unchanged(array):
+    return array

@@ -23,6 +23,14 @@ def refuse_dates(table, name="X"):
             )
 
 
+def with_nan(table):
+    """Return a table in which pandas' NA among objects, which is no number, is NaN."""
+    dtypes = getattr(table, "dtypes", None)
+    if dtypes is not None and hasattr(table, "isna") and "object" in map(str, dtypes):
+        return table.where(~table.isna(), np.nan)
+    return table
+
+
 def _columns(table, name):
     """Yield a description of each column that may hold dates, and the column."""
     names = getattr(table, "column_names", None)  # of pyarrow

@@ -82,6 +82,7 @@ def marginal_log_prob(
     v1: Tensor,
     v2: Tensor,
     draws: Tensor,
+    known: Tensor | None = None,
 ) -> Tensor:
     r"""Return the importance-weighted estimate of log p(v2), for v2 = v1.
 
@@ -94,10 +95,12 @@ def marginal_log_prob(
     ----------
     vaes : GaussianVAEModule or sequence of them
         One model or several.
-    v1, v2 : Tensor of shape (n_samples, n_features)
-        Rows.
+    v1, v2 : Tensor of shape (n_samples, in_features) and (n_samples, n_features)
+        Rows as the encoder sees them, and as the decoder gives them.
     draws : Tensor of shape (K, latent_features)
         From :func:`latent_draws`; K is a multiple of the number of models.
+    known : Tensor of bool, of shape (n_samples, n_features), optional
+        Which cells of v2 are known: the density is that of these. All by default.
 
     Returns
     -------
@@ -105,7 +108,7 @@ def marginal_log_prob(
         Nats.
     """
     return _log_mean_exp(
-        importance_log_weights(vae, v1, v2, eps)
+        importance_log_weights(vae, v1, v2, eps, known)
         for vae, own in _share_out(draws, vaes)
         for eps in draws_at_once(widest(vae), v1, own)
     )
@@ -113,7 +116,11 @@ def marginal_log_prob(
 
 @torch.no_grad()
 def lower_bound(
-    vaes: nn.Module | Sequence[nn.Module], v1: Tensor, v2: Tensor, draws: Tensor
+    vaes: nn.Module | Sequence[nn.Module],
+    v1: Tensor,
+    v2: Tensor,
+    draws: Tensor,
+    known: Tensor | None = None,
 ) -> Tensor:
     """Return the evidence lower bound of each row; parameters as above.
 
@@ -124,7 +131,7 @@ def lower_bound(
     def bound(vae, own):
         total = torch.zeros(len(v1), dtype=v1.dtype, device=v1.device)
         for eps in draws_at_once(widest(vae), v1, own):
-            total += len(eps) * elbo(vae, v1, v2, eps).value
+            total += len(eps) * elbo(vae, v1, v2, eps, known=known).value
         return total[None] / len(own)
 
     return _log_mean_exp(starmap(bound, _share_out(draws, vaes)))

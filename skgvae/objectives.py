@@ -56,7 +56,9 @@ def gaussian_log_prob(x: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
     return GaussianNoise.log_prob(x, loc, log_scale).sum(-1)
 
 
-def decoded_log_prob(vae: nn.Module, v2: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
+def decoded_log_prob(
+    vae: nn.Module, v2: Tensor, loc: Tensor, log_scale: Tensor, known: Tensor | None = None
+) -> Tensor:
     """Return log p(v2 | z), summed over features, given the decoder's parameters at z.
 
     Parameters
@@ -67,13 +69,16 @@ def decoded_log_prob(vae: nn.Module, v2: Tensor, loc: Tensor, log_scale: Tensor)
         Target.
     loc, log_scale : Tensor of shape (*, K, n, out_features)
         Of the decoder.
+    known : Tensor of bool, of shape (*, n, out_features), optional
+        Which cells of v2 count; all by default. The others hold any finite number.
 
     Returns
     -------
     Tensor of shape (*, K, n)
         Nats.
     """
-    return vae.decoder.family.log_prob(v2.unsqueeze(-3), loc, log_scale).sum(-1)
+    cells = vae.decoder.family.log_prob(v2.unsqueeze(-3), loc, log_scale)
+    return (cells if known is None else cells.where(known.unsqueeze(-3), 0.0)).sum(-1)
 
 
 def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
@@ -92,12 +97,14 @@ class Bound(NamedTuple):
     """KL(q(z | v1) ‖ p(z))."""
 
 
-def importance_log_weights(vae: nn.Module, v1: Tensor, v2: Tensor, eps: Tensor) -> Tensor:
+def importance_log_weights(
+    vae: nn.Module, v1: Tensor, v2: Tensor, eps: Tensor, known: Tensor | None = None
+) -> Tensor:
     r"""Return :math:`\log p(v_2 | z_k) + \log p(z_k) - \log q(z_k | v_1)` for each draw.
 
     Parameters
     ----------
-    vae, v1, v2, eps
+    vae, v1, v2, eps, known
         As for :func:`elbo`.
 
     Returns
@@ -107,12 +114,17 @@ def importance_log_weights(vae: nn.Module, v1: Tensor, v2: Tensor, eps: Tensor) 
     """
     loc, log_scale = vae.encoder.loc_and_log_scale(v1)
     z = reparameterise(loc, log_scale, eps)
-    log_lik = decoded_log_prob(vae, v2, *vae.decoder.loc_and_log_scale(z))
+    log_lik = decoded_log_prob(vae, v2, *vae.decoder.loc_and_log_scale(z), known)
     return log_lik + vae.prior.log_prob(z) - _log_posterior(eps, log_scale)
 
 
 def elbo(
-    vae: nn.Module, v1: Tensor, v2: Tensor, eps: Tensor, kl_weight: float | Tensor = 1.0
+    vae: nn.Module,
+    v1: Tensor,
+    v2: Tensor,
+    eps: Tensor,
+    kl_weight: float | Tensor = 1.0,
+    known: Tensor | None = None,
 ) -> Bound:
     r"""Return the evidence lower bound of each row, its KL in closed form where there is one.
 
@@ -130,20 +142,30 @@ def elbo(
         Standard normal draws, z = m(v1) + s(v1) eps; an axis of length one is shared by rows.
     kl_weight : float or Tensor
         Weight w of the KL term; a tensor, one for each row, broadcasts against them.
+    known : Tensor of bool, of shape (*, n, out_features), optional
+        Cells of v2 that are known [2]_; all by default. The bound is then one of log p of these,
+        and v1 should tell the encoder which they are.
 
     References
     ----------
-    Kingma & Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.6114.
+    .. [1] Kingma & Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.6114.
+    .. [2] Mattei & Frellsen, "MIWAE: Deep Generative Modelling and Imputation of Incomplete
+       Data Sets", 2019, arXiv:1812.02633.
     """
     loc, log_scale, z = _draw(vae, v1, eps)
-    log_lik = decoded_log_prob(vae, v2, *vae.decoder.loc_and_log_scale(z))  # (K, n)
+    log_lik = decoded_log_prob(vae, v2, *vae.decoder.loc_and_log_scale(z), known)  # (K, n)
     reconstruction = -log_lik.mean(-2)
     kl = _divergence(vae.prior, loc, log_scale, z, eps)
     return Bound(-reconstruction - kl_weight * kl, reconstruction, kl)
 
 
 def importance_weighted_bound(
-    vae: nn.Module, v1: Tensor, v2: Tensor, eps: Tensor, kl_weight: float | Tensor = 1.0
+    vae: nn.Module,
+    v1: Tensor,
+    v2: Tensor,
+    eps: Tensor,
+    kl_weight: float | Tensor = 1.0,
+    known: Tensor | None = None,
 ) -> Bound:
     r"""Return the importance-weighted bound of each row.
 
@@ -159,7 +181,7 @@ def importance_weighted_bound(
 
     Parameters
     ----------
-    vae, v1, v2, eps, kl_weight
+    vae, v1, v2, eps, kl_weight, known
         As for :func:`elbo`.
 
     References
@@ -167,7 +189,7 @@ def importance_weighted_bound(
     Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", 2015, arXiv:1509.00519.
     """
     loc, log_scale, z = _draw(vae, v1, eps)
-    log_lik = decoded_log_prob(vae, v2, *vae.decoder.loc_and_log_scale(z))
+    log_lik = decoded_log_prob(vae, v2, *vae.decoder.loc_and_log_scale(z), known)
     log_ratio = vae.prior.log_prob(z) - _log_posterior(eps, log_scale)
     closed_form = vae.prior.closed_form_kl
     kl = vae.prior.kl(loc, log_scale, z).sum(-1) if closed_form else -log_ratio.mean(-2)
@@ -192,6 +214,7 @@ def predictive_bound(
     eps: Tensor,
     kl_weight: float | Tensor = 1.0,
     mean_power: float = 0.0,
+    known: Tensor | None = None,
 ) -> Bound:
     r"""Return the predictive log density of each row less the weighted KL.
 
@@ -210,6 +233,8 @@ def predictive_bound(
         with b = ``mean_power``. Without it (b = 0) rows with large σ hardly train the mean,
         and a poor mean keeps them large. The value is the same for every b; where the mean
         is too rigid to fit all rows, the stationary point is not.
+    known
+        As for :func:`elbo`.
 
     References
     ----------
@@ -225,7 +250,7 @@ def predictive_bound(
         factor = factor / factor.mean((-3, -2), keepdim=True)
         centre = decoded.detach()
         decoded = centre + factor * (decoded - centre)
-    log_lik = decoded_log_prob(vae, v2, decoded, decoded_log_scale)
+    log_lik = decoded_log_prob(vae, v2, decoded, decoded_log_scale, known)
     kl = _divergence(vae.prior, loc, log_scale, z, eps)
     return Bound(log_mean_exp(log_lik, -2) - kl_weight * kl, -log_lik.mean(-2), kl)
 
@@ -273,25 +298,37 @@ class NegativeBound(nn.Module):
         return vae.encoder.out_features
 
     def forward(
-        self, vae: nn.Module, v1: Tensor, v2: Tensor, eps: Tensor, weight: Tensor | None = None
+        self,
+        vae: nn.Module,
+        v1: Tensor,
+        v2: Tensor,
+        eps: Tensor,
+        weight: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> LossTerms:
         """Return loss, reconstruction and KL as scalars.
 
         Parameters
         ----------
-        vae, v1, v2, eps
+        vae, v1, v2, eps, known
             As for :func:`elbo`.
         weight : Tensor of shape (*), optional
             Weight of each row, with mean one over the data.
         """
-        return LossTerms(*(term.mean() for term in self.by_rows(vae, v1, v2, eps, weight)))
+        return LossTerms(*(term.mean() for term in self.by_rows(vae, v1, v2, eps, weight, known)))
 
     def by_rows(
-        self, vae: nn.Module, v1: Tensor, v2: Tensor, eps: Tensor, weight: Tensor | None = None
+        self,
+        vae: nn.Module,
+        v1: Tensor,
+        v2: Tensor,
+        eps: Tensor,
+        weight: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> LossTerms:
         """Return the same for each row, of shape (*); parameters as for :meth:`forward`."""
-        bound = self.bound(vae, v1, v2, eps, self.kl_weight, **self.params)
-        return self.weigh(bound, weight)
+        params = self.params if known is None else {**self.params, "known": known}
+        return self.weigh(self.bound(vae, v1, v2, eps, self.kl_weight, **params), weight)
 
     def weigh(self, bound: Bound, weight: Tensor | None = None) -> LossTerms:
         """Return the terms of the loss, given the bound and the weight of each row."""
@@ -395,6 +432,7 @@ class JointLoss(nn.Module):
         weight: Tensor | None,
         label: Tensor,
         label_weight: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> JointTerms:
         """Return the loss and its parts as scalars.
 
@@ -417,8 +455,10 @@ class JointLoss(nn.Module):
         label_weight : Tensor of shape (*), optional
             Weight of each row in the cross-entropy, with mean one over the data; where there is
             no label, minus the weight of the row among those without.
+        known
+            As for :func:`elbo`.
         """
-        terms = self.by_rows(joint, v1, v2, eps, weight, label, label_weight)
+        terms = self.by_rows(joint, v1, v2, eps, weight, label, label_weight, known)
         return JointTerms(*(term.mean() for term in terms))
 
     def by_rows(
@@ -430,6 +470,7 @@ class JointLoss(nn.Module):
         weight: Tensor | None,
         label: Tensor,
         label_weight: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> JointTerms:
         """Return the same for each row, of shape (*); parameters as for :meth:`forward`."""
         n_latent = joint.encoder.out_features
@@ -437,7 +478,7 @@ class JointLoss(nn.Module):
         eps_z, eps_target, eps_share = eps.tensor_split(ends, -1)
         loc, log_scale, z = _draw(joint, v1, eps_z)
         decoded, decoded_log_scale = joint.decoder.loc_and_log_scale(z)
-        log_lik = decoded_log_prob(joint, v2, decoded, decoded_log_scale)
+        log_lik = decoded_log_prob(joint, v2, decoded, decoded_log_scale, known)
         kl = _divergence(joint.prior, loc, log_scale, z, eps_z)
 
         scale = decoded_log_scale.exp()

@@ -715,7 +715,7 @@ KNOWN_BELOW = np.where(ROW < 89, np.nan, 1.0 * ROW)
         ({"X_target": KNOWN_BELOW, "sample_weight": (ROW < 89) * 1.0}, "known for 0 rows; 2 are"),
         ({"X_target": KNOWN_BELOW, "sample_weight": (ROW < 90) * 1.0}, "known for 1 rows; 2 are"),
         ({"X_target": np.full((178, 2), np.nan)}, "X_target is known for 0 rows"),
-        ({"X_target": np.where(np.eye(178)[:, :2] > 0, np.nan, 1.0)}, "2 rows .* partly NaN"),
+        ({"X_target": np.where(np.eye(178)[:, :2] > 0, 1.0, np.nan)}, "known for 1 rows"),
         ({"X_target": np.ones((100, 2))}, "inconsistent numbers of samples"),
         ({"X_target": np.full((178, 2), np.inf)}, "infinity"),
         ({"y": np.linspace(0, 1, 178)}, "Unknown label type: continuous"),

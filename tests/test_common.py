@@ -1,7 +1,12 @@
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
+from skgvae import (
+    GaussianVAE,
+    GaussianVAEClassifier,
+    GaussianVAEImputer,
+    GaussianVAERegressor,
+)
 
 # Some checks fit rows without any structure: then the warning is right.
 pytestmark = pytest.mark.filterwarnings("ignore::skgvae.PosteriorCollapseWarning")
@@ -29,6 +34,7 @@ def run(check, estimator):
         GaussianVAE(**FAST),
         GaussianVAERegressor(**{**FAST, "max_epochs": 30}),
         GaussianVAEClassifier(**{**FAST, "max_epochs": 15}),
+        GaussianVAEImputer(GaussianVAE(**FAST)),
     ]
 )
 def test_scikit_learn_contract(estimator, check):
@@ -36,6 +42,8 @@ def test_scikit_learn_contract(estimator, check):
 
 
 @pytest.mark.slow
-@parametrize_with_checks([GaussianVAE(), GaussianVAERegressor(), GaussianVAEClassifier()])
+@parametrize_with_checks(
+    [GaussianVAE(), GaussianVAERegressor(), GaussianVAEClassifier(), GaussianVAEImputer()]
+)
 def test_scikit_learn_contract_at_the_defaults(estimator, check):
     run(check, estimator)

@@ -176,12 +176,12 @@ def test_few_draws_are_right_on_average(n_first):
 def test_only_models_that_matter_take_more_draws(curved, monkeypatch):
     drawn = []
 
-    class Proposal(_density._Proposal):
-        def log_weights(self, rows, draws):
+    class Proposal(_density.Proposal):
+        def draw(self, rows, draws):
             drawn.append((id(self.vae), len(rows) * len(draws)))
-            return super().log_weights(rows, draws)
+            return super().draw(rows, draws)
 
-    monkeypatch.setattr(_density, "_Proposal", Proposal)
+    monkeypatch.setattr(_density, "Proposal", Proposal)
     (good, other, _), x = copy.deepcopy(curved)
     with torch.no_grad():
         other.decoder.loc.bias.add_(50.0)  # it denies all rows

@@ -65,6 +65,11 @@ class Sizes(Callback):
         self.judged = dataset_valid.counts
 
 
+class Interrupt(Callback):
+    def on_epoch_end(self, net, **kwargs):
+        net.stop_training_ = True
+
+
 @pytest.mark.filterwarnings("ignore::skgvae.PosteriorCollapseWarning")  # noise may be all there is
 @pytest.mark.parametrize("kind", RECIPES["N_DECODED"])
 def test_tables_of_auto_say_what_a_fit_does(kind):
@@ -97,6 +102,15 @@ def test_tables_of_auto_have_a_column_for_each_number_of_rows():
     assert lines.count("     - 12\N{NO-BREAK SPACE}000") == 3
     n_rows = sum(line.startswith("   * -") for line in lines)
     assert sum(line.startswith("     -") for line in lines) == 3 * n_rows
+
+
+def test_tables_of_auto_say_how_rows_with_unknown_cells_are_trained_on():
+    X, kind = np.random.default_rng(0).standard_normal((20, 20)), skgvae.GaussianVAE
+    X[0, 0] = np.nan
+    net = kind(random_state=0, net_params={"callbacks": [Interrupt()]}).fit(X).net_
+    said = {name: value for name, _, value in RECIPES["table"](kind, rows=[20])}
+    assert net.max_epochs == said["passes over the rows, at most, if X has unknown cells"]
+    assert net.criterion_.n_draws == said["draws of z, if X has unknown cells"]
 
 
 @pytest.mark.parametrize("page", WITH_SNIPPETS, ids=lambda p: p.relative_to(DOCS).as_posix())

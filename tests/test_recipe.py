@@ -10,6 +10,7 @@ from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
 from skgvae._recipe import (
     CLASSIFICATION,
     DENSITY,
+    INCOMPLETE,
     MANY_ROWS,
     MIN_BATCH,
     MIN_TRAINING_ROWS,
@@ -26,7 +27,12 @@ AUTO = {
     "batch_size": "auto",
     "lr": "auto",
 }
-HABITS = {"density": DENSITY, "regression": REGRESSION, "classification": CLASSIFICATION}
+HABITS = {
+    "density": DENSITY,
+    "incomplete": INCOMPLETE,
+    "regression": REGRESSION,
+    "classification": CLASSIFICATION,
+}
 GRID = sorted({*range(2, 300), *np.geomspace(2, 10**7, 1500).astype(int).tolist()})
 ENOUGH = [n for n in GRID if n >= MIN_TRAINING_ROWS]
 

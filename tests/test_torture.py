@@ -56,6 +56,8 @@ VALUES = {
     "integers": lambda rng, shape: rng.integers(-5, 5, shape),
     "binary": lambda rng, shape: rng.random(shape) > 0.5,
     "NaN": lambda rng, shape: with_value(rng, rng.standard_normal(shape), np.nan),
+    "holes": lambda rng, shape: with_holes(rng, 1e5 * rng.standard_normal(shape), 0.4),
+    "hardly any cell": lambda rng, shape: with_holes(rng, rng.standard_normal(shape), 0.9),
     "inf": lambda rng, shape: with_value(rng, rng.standard_normal(shape), -np.inf),
 }
 FORMS = {
@@ -105,6 +107,10 @@ TARGETS = {
 def with_value(rng, X, value):
     X.flat[rng.integers(X.size)] = value
     return X
+
+
+def with_holes(rng, X, share):
+    return np.where(rng.random(X.shape) < share, np.nan, X)
 
 
 def read_only(X):
@@ -170,12 +176,14 @@ def check(kind, shape, values, form, weights, target, seed, **params):
         assert type(error) in (ValueError, TypeError)  # noqa: PT017 - no LinAlgError
         assert set(vars(model)) == set(model.get_params(deep=False))
     else:
-        assert values not in ("NaN", "inf")
+        assert values != "inf"
         assert weights not in ("NaN", "negative", "zero")
         one_row = X[:1] if shape[0] > 1 else X
         known = dict(answers(model, X, y))
         for rows in (X, one_row):
             for name, answer in answers(model, rows, y):
+                if name == "reconstruct":  # of columns of which nothing was known in fit
+                    answer = answer[:, ~np.isnan(model.noise_variance_)]
                 assert np.isfinite(answer).all(), name
                 assert len(answer) == len(rows), name
         with pytest.raises((ValueError, TypeError)):
@@ -200,9 +208,9 @@ def test_an_answer_or_an_error_at_length(**case):
     check(**case)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
 @pytest.mark.parametrize("kind", [GaussianVAE, GaussianVAERegressor, GaussianVAEClassifier])
-def test_a_value_that_is_not_finite_is_refused_in_every_position(kind, value):
+def test_infinity_is_refused_in_every_position(kind, value):
     X, y = np.random.default_rng(0).standard_normal((6, 3)), np.arange(6) % 2
     fitted = kind(2, **FAST, random_state=0).fit(X, y)
     known = fitted.transform(X)
@@ -210,17 +218,28 @@ def test_a_value_that_is_not_finite_is_refused_in_every_position(kind, value):
     for i, j in np.ndindex(X.shape):
         spoiled = X.copy()
         spoiled[i, j] = value
-        with pytest.raises(ValueError, match=r"contains (NaN|infinity)"):
+        with pytest.raises(ValueError, match="contains infinity"):
             kind(2, **FAST, random_state=0).fit(spoiled, y)
         for method in ("fit", "partial_fit"):
-            with pytest.raises(ValueError, match=r"contains (NaN|infinity)"):
+            with pytest.raises(ValueError, match="contains infinity"):
                 getattr(fitted, method)(spoiled, y)
         for name in names:
             if hasattr(fitted, name):
                 targets = (y,) if name == "score_samples" and hasattr(fitted, "predict") else ()
-                with pytest.raises(ValueError, match=r"contains (NaN|infinity)"):
+                with pytest.raises(ValueError, match="contains infinity"):
                     getattr(fitted, name)(spoiled, *targets)
     np.testing.assert_array_equal(fitted.transform(X), known)
+
+
+@pytest.mark.parametrize("kind", [GaussianVAE, GaussianVAERegressor, GaussianVAEClassifier])
+def test_a_cell_may_be_unknown_in_every_position(kind):
+    X, y = np.random.default_rng(0).standard_normal((6, 3)), np.arange(6) % 2
+    for i, j in np.ndindex(X.shape):
+        spoiled = X.copy()
+        spoiled[i, j] = np.nan
+        model = kind(2, **FAST, random_state=0).fit(spoiled, y)
+        for name, answer in answers(model, spoiled, y):
+            assert np.isfinite(answer).all(), name
 
 
 @pytest.mark.parametrize("kind", [GaussianVAE, GaussianVAERegressor, GaussianVAEClassifier])

@@ -961,7 +961,7 @@ def test_bad_parameters(params, message, iris):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda X: np.where(X[0, 0] == X, np.nan, X), "contains NaN"),
+        (lambda X: np.full_like(X, np.nan), "No cell of X is known"),
         (lambda X: np.where(X[0, 0] == X, np.inf, X), "contains infinity"),
         (lambda X: X.astype(str).astype(object) + "a", "could not convert string"),
         (lambda X: X.astype(complex), "Complex data not supported"),

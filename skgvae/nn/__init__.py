@@ -13,7 +13,7 @@ as it uses any other distribution. See Kingma & Welling, "Auto-Encoding Variatio
 
 from .gaussian import MAX_SCALE, MIN_SCALE, GaussianMLP, SoftBound, diagonal_normal
 from .geometry import pullback_metric
-from .joint import ClassifierHead, GaussianVAEClassifierModule, JointOutput
+from .joint import ClassifierHead, FilledClassifier, GaussianVAEClassifierModule, JointOutput
 from .linear import Linear, takes_model_axis
 from .noise import NOISE_MODELS, GaussianNoise, Noise, StudentNoise
 from .prior import PRIORS, MixturePrior, StandardNormalPrior
@@ -25,6 +25,7 @@ __all__ = [
     "NOISE_MODELS",
     "PRIORS",
     "ClassifierHead",
+    "FilledClassifier",
     "GaussianMLP",
     "GaussianNoise",
     "GaussianVAEClassifierModule",

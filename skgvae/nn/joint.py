@@ -94,6 +94,47 @@ class ClassifierHead(nn.Module):
         return self.linear(x) + self.logits(self.hidden(x))
 
 
+class FilledClassifier(nn.Module):
+    """A classifier of v1 without unknown cells, called with v1 and where its cells are unknown.
+
+    Parameters
+    ----------
+    classifier : nn.Module
+        Called as ``classifier(v1, v2_estimate)``.
+    by_estimate : bool
+        Whether an unknown cell is filled with that of the estimate of v2, where v2 is v1;
+        otherwise with zero, the mean.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgvae.nn import ClassifierHead, FilledClassifier
+    >>> classifier = FilledClassifier(ClassifierHead(4, 4, n_classes=3), by_estimate=True)
+    >>> cells, is_unknown = torch.zeros(5, 4), torch.ones(5, 4)
+    >>> classifier(torch.cat([cells, is_unknown], -1), torch.zeros(5, 4)).shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(self, classifier: nn.Module, by_estimate: bool):
+        super().__init__()
+        self.classifier, self.by_estimate = classifier, by_estimate
+
+    def forward(self, v1: Tensor, v2_estimate: Tensor) -> Tensor:
+        """Return the logits.
+
+        Parameters
+        ----------
+        v1 : Tensor of shape (*, 2 in_features)
+            Cells, zero where they are unknown, and beside them one where they are unknown.
+        v2_estimate : Tensor of shape (*, target_features)
+            Estimate of the target.
+        """
+        cells, is_unknown = v1.chunk(2, -1)
+        if self.by_estimate:
+            cells = torch.where(is_unknown > 0, v2_estimate, cells)
+        return self.classifier(cells, v2_estimate)
+
+
 class JointOutput(NamedTuple):
     """Class scores, the estimate of v2 they were made from, and the auto-encoder's output."""
 

@@ -4,7 +4,7 @@ A prior is a module with four methods: ``forward()`` returns the distribution, `
 its density, ``kl(loc, log_scale, z)`` the divergence of a posterior from it for each latent,
 ``sample(n_samples, generator)`` draws. ``closed_form_kl`` says whether ``kl`` needs no draws;
 otherwise the bounds estimate the whole divergence by the densities that they compute anyhow.
-It may have a fifth, ``gaussian_near(z)``, see the function of this name.
+It may have a fifth, ``gaussian_components()``, see the function of this name.
 ``takes_model_axis`` says whether ``log_prob`` and ``kl`` work with one more axis in front of all
 tensors, its own too: that of several models. Otherwise these are called one after the other.
 
@@ -18,6 +18,7 @@ import copy
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -204,18 +205,9 @@ class MixturePrior(nn.Module):
         return kl.mean(-3) if has_draws else kl
 
     @torch.no_grad()
-    def gaussian_near(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and factor of the precision of the component that z most likely is of.
-
-        Parameters
-        ----------
-        z : Tensor of shape (n_samples, latent_features)
-            Points.
-        """
-        factor = self._precision_factor()
-        log_peaks = self.logits - self.log_scale.sum(-1)
-        nearest = (log_peaks - 0.5 * self._scaled(z).square().sum(-1)).argmax(-1)
-        return self.means[nearest], factor[nearest]
+    def gaussian_components(self) -> GaussianComponents:
+        """Return the components."""
+        return GaussianComponents(self.logits, self.means, self._precision_factor())
 
     @torch.no_grad()
     def sample(self, n_samples: int, generator: torch.Generator | None = None) -> Tensor:
@@ -302,29 +294,47 @@ class MixturePrior(nn.Module):
         return factor.flatten(-3, -2), offset
 
 
-def gaussian_near(prior: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a Gaussian that is like the prior near z: by the prior itself, or N(0, I).
+class GaussianComponents(NamedTuple):
+    """Gaussians that together are like a prior: draws of z may be proposed by them."""
 
-    Draws of z are proposed by it, and weighed by the prior: it need not be exact.
+    log_weights: Tensor
+    """Up to a constant, of shape (C,)."""
+    means: Tensor
+    """Of shape (C, latent_features)."""
+    factors: Tensor
+    """F, for the precision FᵀF, triangular, of shape (C, latent_features, latent_features)."""
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """Return the index of the component that each z, of shape (n, latents), most likely is of.
+
+        Parameters
+        ----------
+        z : Tensor of shape (n_samples, latent_features)
+            Points.
+        """
+        offset = (self.factors @ self.means[..., None]).flatten()
+        scaled = affine(z, self.factors.flatten(0, 1), -offset).unflatten(-1, self.means.shape)
+        log_peaks = self.log_weights + self.factors.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return (log_peaks - 0.5 * scaled.square().sum(-1)).argmax(-1)
+
+
+def gaussian_components(prior: nn.Module, like: Tensor) -> GaussianComponents:
+    """Return Gaussians that together are like the prior: by the prior itself, or N(0, I).
+
+    Draws of z are proposed by them, and weighed by the prior: they need not be exact.
 
     Parameters
     ----------
     prior : nn.Module
-        Of which ``gaussian_near(z)`` is asked, where it has that method.
-    z : Tensor of shape (n_samples, latent_features)
-        Points.
-
-    Returns
-    -------
-    mean : Tensor of shape (n_samples, latent_features)
-        Of the Gaussian for each point.
-    factor : Tensor of shape (n_samples, latent_features, latent_features)
-        F, for the precision FᵀF.
+        Of which ``gaussian_components()`` is asked, where it has that method.
+    like : Tensor of shape (*, latent_features)
+        Of the dtype and on the device of z.
     """
-    own = getattr(prior, "gaussian_near", None)
+    own = getattr(prior, "gaussian_components", None)
     if own is not None:
-        return own(z)
-    return torch.zeros_like(z), _identity(z).expand(len(z), -1, -1)
+        return own()
+    zero = torch.zeros_like(like[..., :1, :]).view(1, -1)
+    return GaussianComponents(zero[:, 0], zero, _identity(zero)[None])
 
 
 PRIORS = {"standard": StandardNormalPrior, "mixture": MixturePrior}

@@ -178,7 +178,7 @@ class GaussianVAEModule(nn.Module):
 
         self.decoder.linear.weight.copy_(loadings)
         gain = posterior_variance[:, None] * self._pad(weighted @ rotation).T
-        self.encoder.set_linear_(gain, -gain @ mean, 0.5 * posterior_variance.log())
+        self._start_encoder(gain, -gain @ mean, 0.5 * posterior_variance.log())
 
     @torch.no_grad()
     def start_at_mixture(
@@ -239,9 +239,14 @@ class GaussianVAEModule(nn.Module):
         gain = torch.linalg.solve(identity + total @ information, total)
         gain = gain @ weighted.T  # T (I + WᵀΨ⁻¹W T)⁻¹ WᵀΨ⁻¹, T the covariance of z
         precision = torch.einsum("c,cij->ij", weights, torch.linalg.inv(covariances)) + information
-        self.encoder.set_linear_(
+        self._start_encoder(
             gain, centre - gain @ (mean + loadings @ centre), -0.5 * precision.diagonal().log()
         )
+
+    def _start_encoder(self, gain, bias, log_scale):
+        # What v1 holds beside the cells of v2, such as which of them are known, says nothing yet.
+        missing = self.encoder.in_features - gain.shape[1]
+        self.encoder.set_linear_(nn.functional.pad(gain, (0, missing)), bias, log_scale)
 
     def _log_scale(self, variance: Tensor) -> Tensor:
         variance = variance.double() / self.decoder.family.variance
