@@ -38,7 +38,7 @@ def reference(model, X, n_first):
     rows = torch.from_numpy(model._scaler.forward(X))
     parts = [_density.log_density(modules, own, own, draws, n_all) for own in rows.split(10)]
     _density.TOLERANCE = before
-    return torch.cat([part.log_prob for part in parts]).numpy() - model._scaler.log_abs_det
+    return torch.cat([part.log_prob for part in parts]).numpy() - model._scaler.log_abs_det(X)
 
 
 def rises(model, X):

@@ -2,8 +2,8 @@
 
 import importlib
 
-from ._base import PosteriorCollapseWarning
 from ._classifier import GaussianVAEClassifier
+from ._fit import PosteriorCollapseWarning
 from ._imputer import GaussianVAEImputer
 from ._regressor import GaussianVAERegressor
 from ._vae import GaussianVAE

@@ -13,7 +13,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _get_feature_names, check_is_fitted, validate_data
 from torch import nn
 
-from ._base import DTYPES, BaseGaussianVAE, Table
+from ._base import BaseGaussianVAE
+from ._fit import DTYPES, Table
 from ._groups import merge_copies
 from ._labels import (
     check_any_labeled,

@@ -67,13 +67,13 @@ def log_density(
     Hesterberg, "Weighted Average Importance Sampling and Defensive Mixture Distributions",
     Technometrics 37(2), 1995.
     """
-    draws = [own.to(v2) for own in draws]
+    draws, width = [own.to(v2) for own in draws], widest(vaes[0])
     background = _log_background(v2, known) + math.log(BACKGROUND_SHARE)
     sums = _Sums(len(vaes), v2)
     if known is None:
         for m, vae in enumerate(vaes):
             screening = draws[m][: max(2, n_first // SCREENING)]
-            for eps in draws_at_once(widest(vae), v1, screening):
+            for eps in draws_at_once(width, v1, screening):
                 sums.add(m, ..., importance_log_weights(vae, v1, v2, eps))
         # By each model: one whose draws have missed the row would seem to matter little.
         is_settled = sums.variances().amax(0) <= TOLERANCE**2
@@ -81,13 +81,14 @@ def log_density(
     else:  # many posteriors are unlike q, which would not show it
         is_settled = torch.zeros_like(background, dtype=torch.bool)
         found = Estimate(background.clone(), torch.zeros_like(background))
-    unsettled = torch.nonzero(~is_settled)[:, 0]
-    for rows in unsettled.split(_rows_at_once(vaes, known)):
-        if len(rows):  # a split of none is one part
-            parts = (None if a is None else a[rows] for a in (v1, v2, known))
-            refined = _refined(vaes, *parts, draws, n_first, background[rows])
-            for whole, part in zip(found, refined, strict=True):
-                whole[rows] = part
+    if is_settled.all():
+        return found
+    unsettled = _places_of(~is_settled)
+    for rows in unsettled.split(_rows_at_once(vaes, width, known)):
+        parts = (None if a is None else a[rows] for a in (v1, v2, known))
+        refined = _refined(vaes, *parts, width, draws, n_first, background[rows])
+        for whole, part in zip(found, refined, strict=True):
+            whole[rows] = part
     return found
 
 
@@ -134,7 +135,7 @@ def posterior_draws(
     Rubin, "Using the SIR algorithm to simulate posterior distributions", Bayesian Statistics 3,
     1988.
     """
-    draws = [own.to(v2) for own in draws]
+    draws, width = [own.to(v2) for own in draws], widest(vaes[0])
     n_latents = draws[0].shape[-1]
     found = PosteriorDraws(
         v2.new_empty(*position.shape, n_latents),
@@ -143,9 +144,9 @@ def posterior_draws(
     )
     everything = torch.arange(len(v2), device=v2.device)
     n_numbers = len(vaes) * len(draws[0]) * n_latents
-    n_rows = max(1, min(_rows_at_once(vaes, known), 4 * MAX_ELEMENTS // n_numbers))
+    n_rows = max(1, min(_rows_at_once(vaes, width, known), 4 * MAX_ELEMENTS // n_numbers))
     for part in everything.split(n_rows):
-        proposals = [Proposal(vae, v1[part], v2[part], known[part]) for vae in vaes]
+        proposals = [Proposal(vae, v1[part], v2[part], known[part], width) for vae in vaes]
         sums, before = _Sums(len(vaes), v2[part]), 0
         rows, zs, log_weights = everything[: len(part)], [], []
         for size in (n_first * n for n in ROUNDS):
@@ -157,16 +158,19 @@ def posterior_draws(
             log_weights.append(new_log_weights)
             is_done = (sums.variances()[:, rows] <= 1 / n_needed).all(0)
             is_done |= size == ROUNDS[-1] * n_first
-            z, log_weight = (torch.cat(a, 1)[:, :, is_done] for a in (zs, log_weights))
-            if is_done.any():
-                done = part[rows[is_done]]
-                chosen = _resample(z, log_weight, position[done], model)
-                for whole, own in zip(found, chosen, strict=True):
-                    whole[done] = own
-            zs, log_weights = ([a[:, :, ~is_done] for a in parts] for parts in (zs, log_weights))
-            rows, before = rows[~is_done], size
-            if not len(rows):
+            done, others = _places_of(is_done), _places_of(~is_done)
+            if len(done):
+                place, own = (
+                    part[rows[done]],
+                    (torch.cat(a, 1)[:, :, done] for a in (zs, log_weights)),
+                )
+                chosen = _resample(*own, position[place], model)
+                for whole, one in zip(found, chosen, strict=True):
+                    whole[place] = one
+            if not len(others):
                 break
+            zs, log_weights = ([a[:, :, others] for a in parts] for parts in (zs, log_weights))
+            rows, before = rows[others], size
     return found
 
 
@@ -182,13 +186,13 @@ def decoded_by(vaes: Sequence[nn.Module], z: Tensor, model: Tensor) -> tuple[Ten
     model : Tensor of int, of shape (*)
         Their models.
     """
-    loc = z.new_empty(*z.shape[:-1], vaes[0].decoder.out_features)
-    log_scale = torch.empty_like(loc)
+    flat, n_features = z.flatten(0, -2), vaes[0].decoder.out_features
+    loc, log_scale = (z.new_empty(len(flat), n_features) for _ in range(2))
     for m, vae in enumerate(vaes):
-        own = model == m
-        own_loc, own_log_scale = vae.decoder.loc_and_log_scale(z[own])
+        own = _places_of(model.flatten() == m)
+        own_loc, own_log_scale = vae.decoder.loc_and_log_scale(flat[own])
         loc[own], log_scale[own] = own_loc, own_log_scale.expand_as(own_loc)
-    return loc, log_scale
+    return tuple(part.view(*z.shape[:-1], n_features) for part in (loc, log_scale))
 
 
 def _resample(z, log_weights, position, model):
@@ -202,12 +206,16 @@ def _resample(z, log_weights, position, model):
         weights = log_weights.softmax(-1)
         place = torch.empty_like(position, dtype=torch.long)
         for m in range(n_models):
-            own = model == m
+            own = _places_of(model == m)
             place[:, own] = m * n_draws + _places(weights[:, m].contiguous(), position[:, own])
         weights = weights.flatten(1) / n_models
     z = z.permute(2, 0, 1, 3).flatten(1, 2)  # (n, M K, l)
     chosen = z.gather(1, place[..., None].expand(-1, -1, z.shape[-1]))
     return PosteriorDraws(chosen, place // n_draws, 1 / weights.square().sum(-1))
+
+
+def _places_of(mask):
+    return torch.nonzero(mask)[:, 0]
 
 
 def _places(weights, position):
@@ -216,15 +224,15 @@ def _places(weights, position):
     return place.clamp(max=total.shape[-1] - 1)
 
 
-def _rows_at_once(vaes, known):
+def _rows_at_once(vaes, width, known):
     # What a proposal is made of are many times the numbers of a row.
-    decoder, prior, n_latents = vaes[0].decoder, vaes[0].prior, vaes[0].encoder.out_features
-    n_numbers = n_latents * widest(decoder)
-    if known is not None:
-        n_components = getattr(prior, "n_components", 1)
-        n_numbers = max(4 * n_numbers, n_components * n_latents * max(n_latents, 8))
-    device = next(decoder.parameters()).device
-    return max(1, at_once(MAX_ELEMENTS, device) // (4 * n_numbers))
+    n_latents = vaes[0].encoder.out_features
+    n_numbers = 4 * n_latents * width
+    if known is not None:  # several modes, and at first a precision for each component
+        n_components = getattr(vaes[0].prior, "n_components", 1)
+        n_numbers = max(4 * n_numbers, 4 * n_components * n_latents**2)
+    device = next(vaes[0].parameters()).device
+    return max(1, at_once(MAX_ELEMENTS, device) // n_numbers)
 
 
 def _log_background(v2, known=None):
@@ -236,13 +244,13 @@ def _log_background(v2, known=None):
     return constant - d * math.log(BACKGROUND_SCALE) - 0.5 * (1 + d) * torch.log1p(distance)
 
 
-def _refined(vaes, v1, v2, known, draws, n_first, background):
-    proposals = [Proposal(vae, v1, v2, known) for vae in vaes]
+def _refined(vaes, v1, v2, known, width, draws, n_first, background):
+    proposals = [Proposal(vae, v1, v2, known, width) for vae in vaes]
     sums, before = _Sums(len(vaes), v2), 0
     needed = torch.ones_like(sums.counts, dtype=torch.bool)
     for size in (n_first * n for n in ROUNDS):
         for m, proposal in enumerate(proposals):
-            rows = torch.nonzero(needed[m])[:, 0]
+            rows = _places_of(needed[m])
             if len(rows):
                 sums.add(m, rows, proposal.draw(rows, draws[m][before:size])[1])
         before, needed = size, sums.unsettled(background)

@@ -10,7 +10,7 @@ from sklearn.utils._missing import is_pandas_na, is_scalar_nan
 from sklearn.utils._param_validation import MissingValues, StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
-from ._base import DOC_LINK, DTYPES
+from ._fit import DOC_LINK, DTYPES
 from ._vae import GaussianVAE
 from ._validation import drop_unweighted, refuse_dates, with_nan
 

@@ -90,10 +90,20 @@ class Proposal:
         Rows as the encoder sees them, and as the decoder gives them.
     known : Tensor of bool, of shape (n, d), optional
         Which cells of v2 are known; all by default.
+    width : int, optional
+        Numbers of a row and draw, of :func:`~skgvae.likelihood.widest`.
     """
 
-    def __init__(self, vae: nn.Module, v1: Tensor, v2: Tensor, known: Tensor | None = None):
-        self.vae, self.v2, self.known, self.width = vae, v2, known, widest(vae)
+    def __init__(
+        self,
+        vae: nn.Module,
+        v1: Tensor,
+        v2: Tensor,
+        known: Tensor | None = None,
+        width: int | None = None,
+    ):
+        self.vae, self.v2, self.known = vae, v2, known
+        self.width = widest(vae) if width is None else width
         self.loc, self.log_scale = vae.encoder.loc_and_log_scale(v1)
         self.log_scale = self.log_scale.expand_as(self.loc)
         components = gaussian_components(vae.prior, self.loc)

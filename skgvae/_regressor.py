@@ -9,7 +9,8 @@ from sklearn.base import RegressorMixin, _fit_context
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._base import DTYPES, BaseGaussianVAE, Table
+from ._base import BaseGaussianVAE
+from ._fit import DTYPES, Table
 from ._groups import merge_copies
 from ._mixture import mixture_quantile
 from ._recipe import REGRESSION

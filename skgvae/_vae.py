@@ -13,8 +13,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from ._answers import cached_draws
-from ._base import BaseGaussianVAE, Table
+from ._base import BaseGaussianVAE
 from ._density import ROUNDS, decoded_by, log_density, posterior_draws
+from ._fit import Table
 from ._groups import merge_copies
 from ._mixture import mixture_quantile
 from ._random import draw_seeds

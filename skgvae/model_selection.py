@@ -11,7 +11,8 @@ from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.utils import gen_even_slices
 from sklearn.utils.parallel import Parallel, delayed
 
-from ._base import DOC_LINK, BaseGaussianVAE
+from ._base import BaseGaussianVAE
+from ._fit import DOC_LINK
 from ._together import drain, idle_seconds, run_together
 
 __all__ = ["StackedGridSearchCV", "StackedRandomizedSearchCV"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_iris
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.metrics import root_mean_squared_error
 
@@ -125,3 +125,30 @@ def test_search_prints_its_table():
     printed = run("search.py", "--sets", "breast_cancer", *options)
     assert "| StackedGridSearchCV(n_jobs=1) |" in printed
     assert "| GridSearchCV(n_jobs=1) |" in printed
+
+
+def test_errors_of_imputations_are_shares_of_the_range(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    imputation = importlib.import_module("imputation")
+    truth = np.array([[0.0, 2.0, 5.0], [10.0, 0.0, 6.0], [4.0, 1.0, 7.0]])
+    hidden = np.array([[True, True, False], [False, False, False], [True, False, False]])
+    known = np.where(hidden, np.nan, truth)
+    known[0, 0] = 2.0  # so that the known cells range from 2 to 10, and from 0 to 1
+    rows = imputation.Rows(truth, known, hidden, np.array([False, True, False]))
+    first = np.array([[-9.0, 1.6, 0.0], [0.0, 0.0, 0.0], [7.0, 0.0, 0.0]])
+    second = np.array([[6.0, 0.4, 0.0], [0.0, 0.0, 0.0], [5.0, 0.0, 0.0]])
+    average, minimum = imputation.measures(first, np.array([first, second]), rows)
+    assert average == pytest.approx((0.2 + 1 + 0.3) / 3)  # 2 of 10, a wrong level, 3 of 10
+    assert minimum == pytest.approx((0.2 + 1 + 0.1) / 3)  # first in row 0, second in row 2
+
+
+@pytest.mark.slow
+def test_imputation_prints_its_tables(tmp_path):
+    X, y = load_iris(return_X_y=True)
+    rng = np.random.default_rng(0)
+    arrays = {"train_idx_0": rng.permutation(150), "mask_0": rng.random((150, 4)) < 0.2}
+    np.savez(tmp_path / "imputation_iris.npz", X=X, y=y, cat_x=np.zeros(0, int), **arrays)
+    printed = run("imputation.py", str(tmp_path), "--sets", "iris", "--small")
+    assert printed.count("\n| iris | ") == 3
+    assert "| mean of 1 of the 13 numeric sets |" in printed
+    assert "nan" not in printed

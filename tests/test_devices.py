@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from skgvae._answers import sample_components
-from skgvae._density import log_density
+from skgvae._density import decoded_by, log_density, posterior_draws
 from skgvae._mixture import mixture_cdf, mixture_crps, mixture_log_prob, mixture_quantile
 from skgvae._optimizer import StackOptimizer
 from skgvae._stack import ModuleStack
@@ -147,12 +147,13 @@ def make_joint(classifier="own"):
     return [GaussianVAEClassifierModule(vae, head(m)) for m, vae in enumerate(make_modules())]
 
 
-def make_rows(lengths, with_label=False):
+def make_rows(lengths, with_label=False, with_known=False):
     members = []
     for n in lengths:
         v1, weight = torch.zeros(n, 4), torch.ones(n)
         labels = (torch.zeros(n, dtype=int), -torch.ones(n)) if with_label else ()
-        members.append(RowDataset(v1, torch.zeros(n, 3), weight, *labels))
+        known = torch.ones(n, 3, dtype=bool) if with_known else None
+        members.append(RowDataset(v1, torch.zeros(n, 3), weight, *labels, known=known))
     return StackedRows(members).to("meta")
 
 
@@ -170,7 +171,7 @@ class Stop(Hooks):
             raise KeyboardInterrupt
 
 
-def run(modules, criterion, with_label=False, make_optimizer=None, **settings):
+def run(modules, criterion, with_label=False, with_known=False, make_optimizer=None, **settings):
     """Take three steps, and evaluate some rows."""
     stack = ModuleStack([copy.deepcopy(module).to("meta") for module in modules])
     if make_optimizer is None:
@@ -180,7 +181,7 @@ def run(modules, criterion, with_label=False, make_optimizer=None, **settings):
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     plan, seeds, stop = Plan(max_epochs=2, batch_size=5), [11, 12, 13], Stop()
-    rows = make_rows([20, 17, 19], with_label)
+    rows = make_rows([20, 17, 19], with_label, with_known)
     result = train(stack, criterion, optimizer, rows, None, plan, seeds, stop)
     assert result.interrupt is not None
     assert stop.n_steps == 3
@@ -219,6 +220,10 @@ def test_steps_of_other_optimizers(make_optimizer, settings, one_device):
     run(make_modules(), criterion, make_optimizer=make_optimizer, **settings)
 
 
+def test_steps_with_unknown_cells(one_device):
+    run(make_modules(), NegativeBound(importance_weighted_bound, n_draws=2), with_known=True)
+
+
 def test_weights_of_the_divergence_for_each_model(one_device):
     weights = torch.ones(3, 1, device="meta")
     run(make_modules(), NegativeBound(importance_weighted_bound, weights, n_draws=2))
@@ -236,6 +241,14 @@ def test_steps_with_a_classifier(classifier, pseudo_weight, one_device):
 ANSWERS = {
     "marginal_log_prob": lambda vaes, v, draws: marginal_log_prob(vaes, v, v, draws),
     "log_density": lambda vaes, v, draws: log_density(vaes, v, v, [draws.repeat(4, 1)] * 3, 3),
+    "log_density of known cells": lambda vaes, v, draws: log_density(
+        vaes, v, v, [draws.repeat(4, 1)] * 3, 3, v > 0
+    ),
+    "posterior_draws": lambda vaes, v, draws: posterior(vaes, v, draws).z,
+    "posterior_draws of each model": lambda vaes, v, draws: (
+        posterior(vaes, v, draws, torch.arange(5, device=v.device) % 3).z
+    ),
+    "decoded_by": lambda vaes, v, draws: decoded_by(vaes, *posterior(vaes, v, draws)[:2]),
     "lower_bound": lambda vaes, v, draws: lower_bound(vaes, v, v, draws),
     "predictive_log_prob": lambda vaes, v, draws: predictive_log_prob(vaes, v, v, draws, 3.0),
     "decoded_moments": lambda vaes, v, draws: decoded_moments(vaes, v, draws, 3.0),
@@ -246,6 +259,11 @@ ANSWERS = {
     ),
     "pullback_metric": lambda vaes, v, draws: pullback_metric(vaes[0].decoder, v[:, :2]),
 }
+
+
+def posterior(vaes, v, draws, model=None):
+    position = torch.full((7, 5), 0.5, device="meta", dtype=torch.float64)
+    return posterior_draws(vaes, v, v, v > 0, [draws.repeat(4, 1)] * 3, 3, position, model)
 
 
 def on_meta(**params):

@@ -33,6 +33,7 @@ RANKS = (
     ("_folds", "_groups", "_history", "_labels", "_networks", "_random", "_recipe", "_scaling"),
     ("_sklearn_callbacks", "_threads", "_validation"),
     ("_answers", "_start", "_together"),
+    ("_fit",),
     ("_base",),
     ("_vae", "_regressor", "_classifier"),
     ("_imputer", "_last_step", "model_selection"),

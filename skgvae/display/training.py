@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
-from .._base import ACTIVE_KL
+from .._fit import ACTIVE_KL
 from .._last_step import model_with
 from .axes import BLACK, BLUE, GREY, ORANGE, grid_of_axes, legend_above, one_axes
 
