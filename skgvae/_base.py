@@ -134,7 +134,8 @@ class BaseGaussianVAE(
 
         They are those of one model, the first, whatever its scores are. In the first ``fit`` they
         are ordered by ``kl_per_component_``, the largest first, and each has the sign with which
-        it goes up with the column that it goes with most. A continued fit keeps the order.
+        it goes up with the column that it goes with most. A continued fit keeps the order. Of
+        ``GaussianVAE`` those of a row with unknown cells (NaN) are means of p(z | known cells).
 
         Parameters
         ----------
@@ -154,7 +155,8 @@ class BaseGaussianVAE(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Rows.
+            Rows. Of ``GaussianVAE`` the moments for a row with unknown cells (NaN) are those of
+            p(z | known cells).
         return_std : bool, default=False
             Whether to return s(x) too.
 

@@ -60,6 +60,10 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     rows; then each part is an average over the rows that have it, and rows without a label are
     drawn to their own prediction (see Notes).
 
+    NaN in X means that a cell is unknown. If cells may be unknown in ``predict``, some should be
+    so in ``fit``: there the encoder learns what that means. A model that was fitted to complete
+    rows takes the mean of the column, and warns.
+
     Parameters
     ----------
     n_components : int, default=None

@@ -43,7 +43,7 @@ DTYPES = [np.float64, np.float32]
 N_DESCRIBED = 10_000
 ACTIVE_KL = 0.01  # nats a row from which a latent component counts as used
 # Raised by each change of what a saved model holds.
-STATE_VERSION = 5
+STATE_VERSION = 6
 
 # Where scikit-learn's HTML representation of an estimator links to.
 DOC_LINK = (
@@ -575,19 +575,30 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
     def _choose_columns(self, X, reset):
         """Return training rows without the columns of which no cell is known; warn of these."""
         if not reset:
+            if not np.isnan(X[:, self._unknown_columns]).all():
+                warnings.warn(
+                    f"Columns {self._names_of(self._unknown_columns)} of X were left out of the "
+                    "model, as no cell of them was known at first: what is known now is ignored. "
+                    "Use fit with warm_start=False for a model of all columns.",
+                    UserWarning,
+                    stacklevel=3,
+                )
             return self._with_known_columns(X)
         unknown = np.isnan(X).all(0)
         if unknown.all():
             raise ValueError("No cell of X is known: all are NaN.")
         self._unknown_columns = np.flatnonzero(unknown)
         if unknown.any():
-            names = getattr(self, "feature_names_in_", np.arange(X.shape[1]))[unknown]
             warnings.warn(
-                f"No cell of columns {names.tolist()} of X is known: they are left out.",
+                f"No cell of columns {self._names_of(unknown)} of X is known: they are left out.",
                 UserWarning,
                 stacklevel=3,
             )
         return np.delete(X, self._unknown_columns, axis=1) if unknown.any() else X
+
+    def _names_of(self, columns):
+        names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))
+        return names[columns].tolist()
 
     def _validate_rows(self, X):
         """Return rows as an array, without the columns that are left out."""

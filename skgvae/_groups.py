@@ -95,7 +95,7 @@ def _are_rare(columns):
     for column, (is_fine, _) in zip(columns, kinds, strict=True):
         if is_fine:
             _, inverse, counts = np.unique(column, return_inverse=True, return_counts=True)
-            expected *= counts[inverse] / n
+            expected *= np.where(np.isnan(column), 1.0, counts[inverse] / n)
     # Of few different rows two columns that have no value twice, and no grid.
     unlike = [
         is_irregular and len(np.unique(column)) == len(column)

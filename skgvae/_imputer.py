@@ -146,20 +146,20 @@ class GaussianVAEImputer(TransformerMixin, BaseEstimator):
         """
         X = self._validate(X, reset=True, ensure_min_samples=2)
         _, counted = drop_unweighted(sample_weight, X)
-        self._is_empty = self._is_missing(counted).all(0)
-        if self._is_empty.all():
+        is_empty = self._is_missing(counted).all(0)
+        if is_empty.all():
             raise ValueError(
                 f"No cell of X is known: all are {self.missing_values!r}, which marks missing "
                 "values. Give rows with known cells, or another missing_values."
             )
-        self.indicator_ = None
+        indicator = None
         if self.add_indicator:
             indicator = MissingIndicator(missing_values=self._marker(), error_on_new=False)
-            self.indicator_ = indicator.set_output(transform="default").fit(counted)
+            indicator = indicator.set_output(transform="default").fit(counted)
         model = GaussianVAE() if self.estimator is None else clone(self.estimator)
         if model.random_state is None:
             model.set_params(random_state=self.random_state)
-        self.estimator_ = model
+        self._is_empty, self.indicator_, self.estimator_ = is_empty, indicator, model
         model.fit(self._for_model(X), sample_weight=sample_weight, groups=groups)
         self._warn_of_dropped()
         return self

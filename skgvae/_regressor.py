@@ -47,6 +47,10 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     A feature that lies further outside its training range than that range is wide is moved
     to there: answers for such rows are no better than for that point.
 
+    NaN in X means that a cell is unknown. If cells may be unknown in ``predict``, some should be
+    so in ``fit``: there the encoder learns what that means. A model that was fitted to complete
+    rows takes the mean of the column, and warns.
+
     Parameters
     ----------
     n_components : int, default=None
@@ -451,6 +455,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         check_is_fitted(self)
         y = self.predict(X) if y is None else y
         X, y = self._validate_pairs(X, y, reset=False)
+        X = self._with_known_columns(X)
         n_targets = self._module_spec["out_features"]
         if y.shape[1] != n_targets:
             raise ValueError(
@@ -502,8 +507,6 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         y = check_array(y, dtype=np.float64, ensure_2d=False, input_name="y")  # refuses sparse
         if reset:
             self._is_single = y.ndim == 1
-        else:
-            X = self._with_known_columns(X)
         return X, y.reshape(len(y), -1)
 
     @property

@@ -240,9 +240,10 @@ def count_batches(rows: StackedRows, batch_size: int) -> int:
 
 
 def as_pair(batch: Batch) -> tuple[tuple, Tensor]:
-    """Return a batch as skorch's X and y."""
+    """Return a batch as skorch's X and y, in which unknown cells are NaN."""
     X = (batch.v1, batch.weight)
-    return (X if batch.label is None else (*X, batch.label, batch.label_weight)), batch.v2
+    X = X if batch.label is None else (*X, batch.label, batch.label_weight)
+    return X, batch.v2 if batch.known is None else batch.v2.where(batch.known, torch.nan)
 
 
 def _taken(table, index, weight, label_weight):
@@ -266,8 +267,13 @@ def _concatenate(tables):
     v1, v2, *others = zip(*tables, strict=True)
     same = all(b is a for a, b in zip(v1, v2, strict=True))
     v1 = torch.cat(v1)
-    others = (None if parts[0] is None else torch.cat(parts) for parts in others)
-    return v1, v1 if same else torch.cat(v2), *others
+    v2, (label, known) = v1 if same else torch.cat(v2), others
+    if any(part is not None for part in known):  # of some all cells may be known
+        ones = (torch.ones_like(part, dtype=torch.bool) for _, part, *_ in tables)
+        known = torch.cat([k if k is not None else o for k, o in zip(known, ones, strict=True)])
+    else:
+        known = None
+    return v1, v2, None if label[0] is None else torch.cat(label), known
 
 
 def _stack(weights, counts):

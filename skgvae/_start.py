@@ -8,6 +8,7 @@ from sklearn.utils import gen_batches
 
 from ._proposals import linear_posterior
 from ._threads import quiet_classical_fit
+from .likelihood import MAX_ELEMENTS
 from .nn.prior import GaussianComponents
 
 MAX_ROWS = 200_000  # of more, every second or third is enough; they are copied
@@ -284,8 +285,8 @@ def factors_of_known(X, known, n_factors, floor, weight=None, isotropic=False):
     n_factors = loadings.shape[1]
     standard = _standard_normal(n_factors)
     weights = known.double()
-    ridge = torch.eye(n_factors + 1, dtype=torch.float64)  # as of one row more, that says nothing
-    ridge[-1] = 0.0
+    # As of one row more, of zeros: a column may have hardly any known cell.
+    ridge = torch.eye(n_factors + 1, dtype=torch.float64)
     before = -np.inf
     for _ in range(N_ITERATIONS):
         found = linear_posterior(x, known, standard, mean[None], loadings[None], 1 / noise[None])
@@ -304,9 +305,10 @@ def factors_of_known(X, known, n_factors, floor, weight=None, isotropic=False):
         loadings, mean = slope[:, :-1] @ torch.linalg.cholesky(spread), slope @ centre
         explained = 2 * (slope * product).sum(1)
         explained = explained - torch.einsum("di,dij,dj->d", slope, squares, slope)
-        n_known = weights.sum(0).clamp(min=1)
-        noise = ((weights * x.square()).sum(0) - explained) / n_known
-        noise = (noise.mean().expand_as(noise) if isotropic else noise).clamp(min=floor)
+        n_known, residual = weights.sum(0), (weights * x.square()).sum(0) - explained
+        if isotropic:
+            n_known, residual = (a.sum().expand_as(a) for a in (n_known, residual))
+        noise = (residual / n_known).where(n_known > 0, 1.0).clamp(min=floor)
     return loadings.numpy(), noise.numpy(), mean.numpy()
 
 
@@ -343,10 +345,12 @@ def fitted_to_known(
 
     Parameters
     ----------
-    X, known, weight
+    X, known
         As for :func:`factors_of_known`.
     loadings, noise_variance, mean, weights, means, covariances
         As from :func:`mixture_of_columns`.
+    weight
+        As for :func:`factors_of_known`.
     """
     rows = _sample(len(X), weight, MAX_ROWS_WITH_HOLES)
     x, known = torch.from_numpy(X[rows]).double(), torch.from_numpy(known[rows])
@@ -360,24 +364,28 @@ def fitted_to_known(
     covariances = torch.stack([torch.block_diag(c, identity) for c in covariances])
     n_components, before, best = len(weights), -np.inf, None
     slope, precision = (a.expand(n_components, *a.shape) for a in (loadings, 1 / noise))
+    n_at_once = max(1, MAX_ELEMENTS // covariances.numel())
     for _ in range(N_ITERATIONS):
         factors = torch.linalg.inv(torch.linalg.cholesky(covariances))
         components = GaussianComponents(weights.log(), means, factors)
         loc = mean + means @ loadings.T
-        found = linear_posterior(x, known, components, loc, slope, precision)
-        score = float(found.log_evidence.logsumexp(0).mean())
+        # As if each component had a row more, of what it is.
+        score, totals, moved = 0.0, torch.ones_like(weights), torch.zeros_like(means)
+        squares = covariances.clone()
+        for own, own_known in zip(x.split(n_at_once), known.split(n_at_once), strict=True):
+            found = linear_posterior(own, own_known, components, loc, slope, precision)
+            score += float(found.log_evidence.logsumexp(0).sum()) / len(x)
+            share = found.log_evidence.softmax(0)[..., None]  # (C, n, 1)
+            step = found.mean - means[:, None]
+            totals, moved = totals + share[..., 0].sum(1), moved + (share * step).sum(1)
+            within = torch.cholesky_inverse(found.root) + step[..., None] * step[..., None, :]
+            squares += (share[..., None] * within).sum(1)
         if not score > before + SMALLEST_GAIN:
             break
         before, best = score, (weights, means, covariances)
-        share = found.log_evidence.softmax(0)  # (C, n)
-        totals = share.sum(1)
-        weights = (totals + 1e-3) / (totals + 1e-3).sum()
-        # As if each had a row more, of what it was before.
-        moved = ((share[..., None] * found.mean).sum(1) + means) / (totals + 1)[:, None]
-        step = found.mean - moved[:, None]
-        within = torch.cholesky_inverse(found.root) + step[..., None] * step[..., None, :]
-        own = (share[..., None, None] * within).sum(1) + covariances
-        means, covariances = moved, own / (totals + 1)[:, None, None]
+        moved = moved / totals[:, None]
+        weights, means = totals / totals.sum(), means + moved
+        covariances = squares / totals[:, None, None] - moved[..., None] * moved[..., None, :]
     return loadings.numpy(), noise.numpy(), mean.numpy(), *(part.numpy() for part in best)
 
 

@@ -64,6 +64,10 @@ class GaussianVAE(BaseGaussianVAE):
     rows, and a grid search needs no scorer. σ(z) of a column is no larger than the column
     reaches in the training rows.
 
+    NaN means that a cell is unknown, in ``fit`` and in every method. Training maximises the bound
+    of the known cells [5]_; it takes longer where there are unknown ones. Answers are those given
+    the known cells. Columns of which no cell is known in ``fit`` are left out, with a warning.
+
     Parameters
     ----------
     n_components : int, default=None
@@ -183,6 +187,8 @@ class GaussianVAE(BaseGaussianVAE):
        arXiv:1509.00519.
     .. [4] Lakshminarayanan, Pritzel & Blundell, "Simple and Scalable Predictive Uncertainty
        Estimation using Deep Ensembles", 2017, arXiv:1612.01474.
+    .. [5] Mattei & Frellsen, "MIWAE: Deep Generative Modelling and Imputation of Incomplete
+       Data Sets", 2019, arXiv:1812.02633.
 
     Examples
     --------
@@ -354,7 +360,7 @@ class GaussianVAE(BaseGaussianVAE):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Rows.
+            Rows. Where a cell is unknown (NaN), z is drawn from p(z | known cells).
         return_std : bool, default=False
             Whether to return the standard deviation too.
 
@@ -381,7 +387,8 @@ class GaussianVAE(BaseGaussianVAE):
         ``n_draws`` from q(z | x) for a row that is settled by these, else ``n_draws``, 4 or 16
         times ``n_draws`` from q(z | x) and a Gaussian at the mode of p(z | x) [1]_, only of those
         models that matter for the row. In expectation the estimate is a little too low, by half
-        the squared error.
+        the squared error. A row with unknown cells has its draws from q and from Gaussians at
+        several modes at once.
 
         Part of the density, with a weight of 10⁻⁵⁰, is a Cauchy distribution ten times as wide as
         the training rows. It shows only where a row is 115 nats less likely than that: there no
@@ -390,7 +397,8 @@ class GaussianVAE(BaseGaussianVAE):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Rows.
+            Rows. Where cells are unknown (NaN), the density is that of the known ones: zero
+            nats if there are none.
         return_std : bool, default=False
             Whether to return the standard errors too.
 
@@ -422,8 +430,11 @@ class GaussianVAE(BaseGaussianVAE):
             return self._answer(density, X, forwards=[self._scaler.forward])
 
         log_prob, std = self._answer_each(answer, answer, X)
+        has_holes = rows_with_holes(X)
         log_prob = log_prob - self._scaler.log_abs_det(X)
         log_prob = log_prob.astype(std.dtype, copy=False)
+        nothing = np.isnan(X).all(1) if has_holes.any() else has_holes
+        log_prob[nothing] = std[nothing] = 0.0
         return (log_prob, std) if return_std else log_prob
 
     def score(self, X, y=None, sample_weight=None):
@@ -481,9 +492,9 @@ class GaussianVAE(BaseGaussianVAE):
         """Draw rows: z from the prior, then x from the decoder, its noise included.
 
         Of several models each row has one, by chance. With ``given`` z comes from
-        p(z | given cells): as many weighted draws of it are made as are needed, and rows are
-        chosen among them by their weights, of each model in proportion to how likely it finds
-        these cells.
+        p(z | given cells): proposed draws of z are weighted by how well they explain these cells,
+        up to 16 times as many as a first round has, and each row has one of them by its weight.
+        A warning says where that was not enough.
 
         Parameters
         ----------
@@ -534,12 +545,13 @@ class GaussianVAE(BaseGaussianVAE):
     def impute(self, X, n_imputations=None, statistic="mean", random_state=None):
         """Return rows with their unknown cells (NaN) filled in, given the known ones.
 
-        p(unknown | known cells) is a mixture over z and the models; z is drawn as for
-        ``score_samples``, in float64. The mean or median of each cell is the best guess of that
-        cell, not a possible row: the mean of two clusters lies between them, and the cells of one
-        row know nothing of each other. Draws are possible rows, with the noise of the decoder. To
-        estimate something with its error, do it with each of several imputations and combine the
-        results by Rubin's rules [1]_.
+        p(unknown | known cells) is a mixture over z and the models. The mean or median of each
+        cell is the best guess of that cell, not a possible row: the mean of two clusters lies
+        between them, and the cells of one row know nothing of each other. Draws are possible
+        rows, with the noise of the decoder. To estimate something together with its error,
+        estimate it from each of several imputations and combine the results by Rubin's rules
+        [1]_. The draws of z are chosen among at most 16 ``n_draws`` for each row: for thousands
+        of draws of one row take ``sample(given=...)``.
 
         Parameters
         ----------
@@ -556,9 +568,9 @@ class GaussianVAE(BaseGaussianVAE):
         Returns
         -------
         ndarray of shape (n_samples, n_features) or (n_imputations, n_samples, n_features)
-            Known cells are as they were. The models take turns, from one on that the seed chooses,
-            so that the imputations differ by what is not known of the model too. Columns that
-            were unknown throughout in ``fit`` stay as they are.
+            Known cells are as they were. The models take turns, and the seed chooses the first: so
+            the imputations differ by what is not known of the model too. Columns that were
+            unknown throughout in ``fit`` hold what X holds.
 
         References
         ----------
@@ -720,17 +732,18 @@ class GaussianVAE(BaseGaussianVAE):
                     draws,
                     n_first,
                     position[None].to(v2),
-                    n_needed=-(-n // len(modules)),
+                    n_needed=max(100, -(-n // len(modules))),
                 )
                 loc, log_scale = decoded_by(modules, found.z[0], found.model[0])
                 noise = torch.from_numpy(rng.standard_normal((n, v2.shape[1]))).to(v2)
                 noise = modules[0].decoder.family.from_normal(noise)
                 parts.append(torch.addcmul(loc, log_scale.exp(), noise).cpu().numpy())
             n_effective += float(found.n_effective[0])
-        if n_effective < n_samples / 4:
+        if n_effective < max(n_samples / 4, 10):
             warnings.warn(
-                f"The given cells are unlike what the model knows: the {n_samples} rows are worth "
-                f"{n_effective:.0f} independent ones.",
+                f"The rows are worth {n_effective:.0f} independent ones: few draws agree with the "
+                "given cells, which are perhaps unlike the training rows, or so many that they "
+                "leave little open.",
                 UserWarning,
                 stacklevel=3,
             )
@@ -741,10 +754,12 @@ class GaussianVAE(BaseGaussianVAE):
 
     def _to_row(self, given):
         """Return given cells as a table of one row, NaN elsewhere."""
-        if hasattr(given, "to_dict"):
+        if getattr(given, "ndim", 1) == 2 and hasattr(given, "iloc") and len(given) == 1:
+            given = given.iloc[0]
+        if getattr(given, "ndim", None) == 1 and hasattr(given, "to_dict"):
             given = given.to_dict()
         if not isinstance(given, Mapping):
-            row = np.asarray(given, dtype=np.float64).reshape(1, -1)
+            row = np.atleast_2d(np.asarray(given, dtype=np.float64))
         else:
             row = np.full((1, self.n_features_in_), np.nan)
             names = {name: j for j, name in enumerate(getattr(self, "feature_names_in_", ()))}
@@ -753,10 +768,20 @@ class GaussianVAE(BaseGaussianVAE):
                 if key not in names and not is_place:
                     known = list(names) or f"positions from 0 to {self.n_features_in_ - 1}"
                     raise ValueError(f"given has {key!r}, which is no column: there are {known}.")
-                row[0, names.get(key, key)] = value
-        if row.shape[1] != self.n_features_in_:
+                try:
+                    row[0, names.get(key, key)] = value
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"given[{key!r}] must be a number, got {value!r}.") from error
+        if row.shape != (1, self.n_features_in_):
             raise ValueError(
-                f"given has {row.shape[1]} cells, but there are {self.n_features_in_} features."
+                f"given must be a dict or one row of {self.n_features_in_} cells, NaN where they "
+                f"are not given; got shape {np.shape(given)}."
+            )
+        in_vain = self._unknown_columns[~np.isnan(row[0, self._unknown_columns])]
+        if len(in_vain):
+            raise ValueError(
+                f"given has columns {self._names_of(in_vain)}, of which no cell was known in fit: "
+                "they are not in the model."
             )
         return check_array(row, ensure_all_finite="allow-nan", input_name="given")
 

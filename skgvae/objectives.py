@@ -310,10 +310,12 @@ class NegativeBound(nn.Module):
 
         Parameters
         ----------
-        vae, v1, v2, eps, known
+        vae, v1, v2, eps
             As for :func:`elbo`.
         weight : Tensor of shape (*), optional
             Weight of each row, with mean one over the data.
+        known
+            As for :func:`elbo`.
         """
         return LossTerms(*(term.mean() for term in self.by_rows(vae, v1, v2, eps, weight, known)))
 
