@@ -237,13 +237,13 @@ class GaussianVAEImputer(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         input_features : array-like of str or None, default=None
-            Names of the features. None: ``feature_names_in_``, or "x0", "x1" and so on if there
-            are none.
+            Names of the features. None: ``feature_names_in_``, or ``x0``, ``x1`` and so on if
+            there are none.
 
         Returns
         -------
         ndarray of str objects
-            Names of the features that are not dropped, then "missingindicator_" and the name of
+            Names of the features that are not dropped, then ``missingindicator_`` and the name of
             the feature for each indicator.
         """
         check_is_fitted(self)

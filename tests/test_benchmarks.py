@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
+from scipy.stats import t as student
 from sklearn.datasets import load_digits, load_iris
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.metrics import root_mean_squared_error
@@ -151,4 +152,29 @@ def test_imputation_prints_its_tables(tmp_path):
     printed = run("imputation.py", str(tmp_path), "--sets", "iris", "--small")
     assert printed.count("\n| iris | ") == 3
     assert "| mean of 1 of the 13 numeric sets |" in printed
+    assert "nan" not in printed
+
+
+def test_imputations_are_pooled_by_rubins_rules(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    rubin = importlib.import_module("rubin")
+    table, holes = rubin.simulate(60, 0)
+    assert np.isnan(holes).any(0).tolist() == [True, True, False]
+    tables = table + np.random.default_rng(0).normal(scale=0.2, size=(4, 60, 3))
+    estimates, low, high = np.array([rubin.alone(t) for t in tables]).transpose(1, 0, 2)
+    within = np.mean(((high - low) / 2 / student.ppf(0.975, 57)) ** 2, axis=0)
+    between = np.var(estimates, axis=0, ddof=1)
+    total = within + 1.25 * between
+    # Barnard & Rubin 1999, by the relative increase in variance r.
+    r = 1.25 * between / within
+    of_draws, of_rows = 3 * (1 + 1 / r) ** 2, 57 * 58 / 60 / (1 + r)
+    half = student.ppf(0.975, of_draws * of_rows / (of_draws + of_rows)) * np.sqrt(total)
+    expected = estimates.mean(0), estimates.mean(0) - half, estimates.mean(0) + half
+    np.testing.assert_allclose(rubin.pooled(tables), expected)
+
+
+@pytest.mark.slow
+def test_rubin_prints_its_table():
+    printed = run("rubin.py", "--small")
+    assert [printed.count(f"\n| {name} | ") for name in ("intercept", "x1", "x2")] == [4, 4, 4]
     assert "nan" not in printed
