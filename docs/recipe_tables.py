@@ -46,6 +46,12 @@ def table(kind, rows=ROWS):
         name, is_with = "passes over the rows, at most", "if X has unknown cells"
         found += [
             (f"{name}, {is_with}", "max_epochs", *(r.max_epochs for r in with_holes)),
+            (f"cycles, {is_with}", "n_cycles *", *(r.n_cycles for r in with_holes)),
+            (
+                f"growth of cycles, {is_with}",
+                "cycle_growth *",
+                *(r.cycle_growth for r in with_holes),
+            ),
             (f"draws of z, {is_with}", "criterion__n_draws *", *(r.n_draws for r in with_holes)),
         ]
     return found

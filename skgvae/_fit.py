@@ -407,6 +407,7 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
             "batch_size": recipe.batch_size,
             "max_epochs": recipe.max_epochs,
             "n_cycles": recipe.n_cycles,
+            "cycle_growth": recipe.cycle_growth,
             "patience": recipe.patience,
             "lr": recipe.lr,
             "n_valid_draws": recipe.n_valid_draws,

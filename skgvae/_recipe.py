@@ -44,6 +44,8 @@ class Habits:
     """Rows times draws by which each model is judged."""
     n_cycles: int = 1
     """Cycles of the learning rate at most: one more where the last epochs were the best."""
+    cycle_growth: int = 1
+    """How many times as long as the one before it a further cycle is."""
     patience: float | None = None
     """Share of all epochs without a better one after which training ends; and as many as the
     best took."""
@@ -55,9 +57,9 @@ class Habits:
 
 
 DENSITY = Habits(n_epochs=70, n_cycles=2, n_draws=4, n_valid_points=1024, orthogonal_from=128)
-# Rows with unknown cells leave more open: several draws find what these may be, and training goes
-# on gaining for longer.
-INCOMPLETE = replace(DENSITY, n_epochs=200, n_draws=8)
+# Rows with unknown cells leave more open: more draws find what these may be, and on some tables
+# training goes on gaining for long.
+INCOMPLETE = replace(DENSITY, n_cycles=3, cycle_growth=2, n_draws=8)
 REGRESSION = Habits(
     n_epochs=150,
     n_draws=8,
@@ -91,6 +93,7 @@ class Recipe:
     batch_size: int
     max_epochs: int
     n_cycles: int
+    cycle_growth: int
     patience: int | None
     lr: float
     n_draws: int
@@ -133,7 +136,8 @@ def recipe_for(
     if params["max_epochs"] != "auto":
         max_epochs = int(params["max_epochs"])
     else:
-        max_epochs = math.ceil(habits.n_epochs * min(1, MANY_ROWS / n_training) ** 0.5) * n_cycles
+        n_first = math.ceil(habits.n_epochs * min(1, MANY_ROWS / n_training) ** 0.5)
+        max_epochs = n_first * sum(habits.cycle_growth**i for i in range(n_cycles))
     if n_rows < MIN_TRAINING_ROWS and fraction is not None and habits.needs_judge:
         max_epochs = 0
     patience = None
@@ -153,6 +157,7 @@ def recipe_for(
         batch_size=batch_size,
         max_epochs=max_epochs,
         n_cycles=n_cycles,
+        cycle_growth=habits.cycle_growth,
         patience=patience,
         lr=LEARNING_RATE if params["lr"] == "auto" else float(params["lr"]),
         n_draws=habits.n_draws,

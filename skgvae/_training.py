@@ -59,11 +59,23 @@ class Plan:
     n_valid_draws: int = 1
     n_groups: int = 1
     n_cycles: int = 1
+    cycle_growth: int = 1
 
-    @property
-    def cycle(self) -> int:
-        """Return the epochs of a cycle of the learning rate; the last one may be shorter."""
-        return max(1, -(-self.max_epochs // self.n_cycles))
+    def cycle_at(self, epoch: int) -> tuple[int, int]:
+        """Return the epochs before, and the length of, the cycle of the learning rate.
+
+        The last cycle may be cut short.
+
+        Parameters
+        ----------
+        epoch : int
+            An epoch of it, from one on.
+        """
+        lengths = [self.cycle_growth**i for i in range(self.n_cycles)]
+        before, length = 0, max(1, -(-self.max_epochs // sum(lengths)))
+        while epoch > before + length:
+            before, length = before + length, length * self.cycle_growth
+        return before, length
 
 
 @dataclass
@@ -159,8 +171,9 @@ def train(
             terms, counts = [], []
             for batch, n_own in batches(rows, plan.batch_size, generators):
                 if plan.schedule is not None:
-                    length = plan.cycle * n_batches
-                    _set_rate(optimizer, plan.schedule(n_steps % length / length))
+                    before, length = plan.cycle_at(epoch)
+                    progress = (n_steps - before * n_batches) / (length * n_batches)
+                    _set_rate(optimizer, plan.schedule(progress))
                 if hooks.sees_batches:
                     hooks.on_batch_begin(batch, n_own[0], True)
                 found = _step(stack, criterion, optimizer, batch, n_own, plan, generators, hooks)
@@ -321,7 +334,7 @@ class _Best:
     """The best epoch of each group of models, and when its training ends."""
 
     def __init__(self, stack, plan):
-        self.stack, self.patience, self.cycle = stack, plan.patience, plan.cycle
+        self.stack, self.patience, self.cycle_at = stack, plan.patience, plan.cycle_at
         self.weights = stack.weights.clone()
         self.buffers = {name: b.clone() for name, b in stack.buffers.items()}
         n = plan.n_groups
@@ -393,8 +406,9 @@ class _Best:
         if self.patience is not None:
             # As many as it took to the best: what comes late is waited for the longer.
             self.in_training &= epoch - self.epochs < np.maximum(self.patience, self.epochs)
-        if epoch % self.cycle == 0:
-            self.in_training &= epoch - self.epochs < _LATE * self.cycle
+        before, length = self.cycle_at(epoch)
+        if epoch == before + length:
+            self.in_training &= epoch - self.epochs < _LATE * length
         return of_models
 
     def has_ended(self):

@@ -87,11 +87,15 @@ class GaussianVAENet(NeuralNet):
     n_cycles : int, default=1
         Cycles of the schedule that ``max_epochs`` are divided into. Training ends with a cycle
         of which the last tenth held no best epoch.
+    cycle_growth : int, default=1
+        How many times as long as the one before it a further cycle is [2]_.
 
     References
     ----------
     .. [1] Karras, Aittala, Lehtinen, Hellsten, Aila & Laine, "Analyzing and Improving the
        Training Dynamics of Diffusion Models", 2024, arXiv:2312.02696 (section 3.1).
+    .. [2] Loshchilov & Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017,
+       arXiv:1608.03983.
 
     Examples
     --------
@@ -124,6 +128,7 @@ class GaussianVAENet(NeuralNet):
         averaging=0.05,
         n_groups=1,
         n_cycles=1,
+        cycle_growth=1,
         **kwargs,
     ):
         self.seed = seed
@@ -134,6 +139,7 @@ class GaussianVAENet(NeuralNet):
         self.averaging = averaging
         self.n_groups = n_groups
         self.n_cycles = n_cycles
+        self.cycle_growth = cycle_growth
         super().__init__(
             module,
             criterion=criterion,
@@ -278,6 +284,7 @@ class GaussianVAENet(NeuralNet):
             n_valid_draws=self.n_valid_draws,
             n_groups=self.n_groups,
             n_cycles=self.n_cycles if has_cycles else 1,
+            cycle_growth=self.cycle_growth,
         )
 
     def _seeds(self):

@@ -148,7 +148,8 @@ def test_what_follows_from_given_parameters():
 def test_another_cycle_needs_a_judge_and_a_free_number_of_epochs(habits):
     auto = recipe_for(500, 20, AUTO, habits)
     assert auto.n_cycles == habits.n_cycles
-    assert auto.max_epochs == habits.n_epochs * habits.n_cycles
+    growth = habits.cycle_growth
+    assert auto.max_epochs == habits.n_epochs * sum(growth**i for i in range(habits.n_cycles))
     for given in {"max_epochs": 9}, {"validation_fraction": None}:
         assert recipe_for(500, 20, AUTO | given, habits).n_cycles == 1
     unjudged = recipe_for(500, 20, AUTO | {"validation_fraction": None}, habits)

@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_, parameters_to_vector
 from torch.optim.lr_scheduler import StepLR
 
 from skgvae import GaussianVAE
+from skgvae._training import Plan
 from skgvae.net import GaussianVAENet, RowDataset, StackedRows, one_cycle
 from skgvae.nn import ClassifierHead, GaussianVAEClassifierModule, GaussianVAEModule
 from skgvae.objectives import JointLoss, NegativeBound, importance_weighted_bound
@@ -306,6 +307,14 @@ def test_each_cycle_has_the_whole_schedule():
     make_net([module], n_cycles=2, lr=0.5, callbacks=[Rates()]).fit(rows_of(0, 50))
     assert len(rates) == 6 * 4
     assert rates[:12] == rates[12:] == [0.5 * one_cycle(i / 12) for i in range(12)]
+
+
+def test_cycles_may_grow():
+    plan = Plan(max_epochs=70, batch_size=5, n_cycles=3, cycle_growth=2)
+    found = [plan.cycle_at(epoch) for epoch in range(1, 71)]
+    assert found == [(0, 10)] * 10 + [(10, 20)] * 20 + [(30, 40)] * 40
+    plan = Plan(max_epochs=7, batch_size=5, n_cycles=2)  # the last one is cut short
+    assert [plan.cycle_at(epoch) for epoch in (1, 4, 5, 7)] == [(0, 4), (0, 4), (4, 4), (4, 4)]
 
 
 @pytest.mark.parametrize(
