@@ -14,6 +14,7 @@ from .objectives import decoded_log_prob
 
 Q_SHARE = 0.25  # of the draws
 N_STEPS = 2  # towards a mode of p(z | row)
+SHARES_OF_A_STEP = 1.0, 0.5, 0.25, 0.1, 0.03  # of which the first that leads uphill is taken
 WIDTH = 1.1  # of a Gaussian there: tails that are too light miss what counts most
 MAX_MODES = 4  # of a row with unknown cells
 EVEN_SHARE = 0.1  # of the draws from its modes, whatever they weigh
@@ -118,6 +119,8 @@ class Proposal:
         own = components.means[chosen].flatten(0, 1), components.factors[chosen].flatten(0, 1)
         for _ in range(N_STEPS):
             moved, new_root, is_found = gaussian_posterior(vae, *rows, mode.flatten(0, 1), *own)
+            if known is not None:  # from far away a step may lead to nowhere
+                moved = _no_lower(vae, *rows, mode.flatten(0, 1), moved)
             is_found = is_found.view(n_modes, -1)
             mode = moved.view_as(mode).where(is_found[..., None], mode)
             root = (new_root / WIDTH).view_as(root).where(is_found[..., None, None], root)
@@ -186,6 +189,22 @@ class Proposal:
             zs.append(z)
             log_weights.append(log_lik + self.vae.prior.log_prob(z) - log_r)
         return torch.cat(zs), torch.cat(log_weights)
+
+
+def _no_lower(vae, v2, known, z, moved):
+    # The farthest of some points on the way at which log p(v2, z) is not lower; z if it is at all.
+    def log_joint(z):
+        log_lik = decoded_log_prob(vae, v2, *vae.decoder.loc_and_log_scale(z[None]), known)[0]
+        return log_lik + vae.prior.log_prob(z)
+
+    before, best, is_open = log_joint(z), z, torch.ones_like(z[:, 0], dtype=torch.bool)
+    for share in SHARES_OF_A_STEP:
+        point = torch.lerp(z, moved, share)
+        is_better = is_open & (log_joint(point) >= before)
+        best, is_open = point.where(is_better[:, None], best), is_open & ~is_better
+        if not is_open.any():
+            break
+    return best
 
 
 def log_diagonal(root: Tensor) -> Tensor:

@@ -6,12 +6,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.integrate import trapezoid
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 from scipy.stats import t as student
 from sklearn.datasets import load_digits, load_iris
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.metrics import root_mean_squared_error
+from sklearn.mixture import GaussianMixture
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PRINTED = {
@@ -178,3 +180,17 @@ def test_rubin_prints_its_table():
     printed = run("rubin.py", "--small")
     assert [printed.count(f"\n| {name} | ") for name in ("intercept", "x1", "x2")] == [4, 4, 4]
     assert "nan" not in printed
+
+
+@pytest.mark.parametrize("kind", ["full", "tied", "diag"])
+def test_conditions_have_the_marginal_of_a_mixture(monkeypatch, kind):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    marginal = importlib.import_module("conditions").marginal
+    X = np.random.default_rng(0).normal(size=(60, 3)) @ [[1.0, 0.5, 0.2], [0, 1, 0.5], [0, 0, 1]]
+    mixture = GaussianMixture(2, covariance_type=kind, random_state=0).fit(X)
+    all_columns = np.ones(3, bool)
+    np.testing.assert_allclose(marginal(mixture, X, all_columns), mixture.score_samples(X))
+    chosen, points = np.array([True, False, True]), np.linspace(-15, 15, 3001)
+    cells = np.column_stack([np.full(3001, X[0, 0]), points, np.full(3001, X[0, 2])])
+    integral = trapezoid(np.exp(mixture.score_samples(cells)), points)
+    assert marginal(mixture, X[:1], chosen)[0] == pytest.approx(np.log(integral), abs=1e-6)

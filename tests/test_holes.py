@@ -9,19 +9,25 @@ import polars as pl
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.integrate import trapezoid
 from scipy.stats import multivariate_normal
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.utils import shuffle
 
-from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor
+from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor, _proposals
 from skgvae._groups import merge_copies
 from skgvae._proposals import linear_posterior
 from skgvae.model_selection import StackedGridSearchCV
 from skgvae.nn import GaussianVAEModule
 from skgvae.nn.prior import GaussianComponents
-from skgvae.objectives import NegativeBound, elbo, importance_weighted_bound
+from skgvae.objectives import (
+    NegativeBound,
+    decoded_log_prob,
+    elbo,
+    importance_weighted_bound,
+)
 
 FEW = {"max_epochs": 5, "n_estimators": 2, "random_state": 0}
 
@@ -152,7 +158,7 @@ def test_a_cell_that_is_integrated_over_is_a_cell_that_is_unknown(curved):
         for row, score in zip(rows, model.score_samples(H), strict=True):
             points = np.repeat(row[None], len(grid), 0)
             points[:, j] = grid
-            integral = np.trapezoid(np.exp(model.score_samples(points)), grid)
+            integral = trapezoid(np.exp(model.score_samples(points)), grid)
             errors.append(score - np.log(integral))
     assert np.abs(errors).mean() < 0.05
     assert np.mean(np.abs(errors) < 0.15) > 0.95
@@ -188,6 +194,25 @@ def test_a_linear_posterior_is_that_of_the_formula():
             root = found.root[c, i].numpy()
             cov = prior_cov - prior_cov @ J.T @ np.linalg.solve(S, J @ prior_cov)
             assert_allclose(np.linalg.inv(root @ root.T), cov, atol=1e-10)
+
+
+def test_no_step_towards_a_mode_leads_downhill(curved, monkeypatch):
+    model, X = curved
+    x = torch.from_numpy((with_holes(3 * X[:100], 0.5) - X.mean(0)) / X.std(0))
+    known, v2 = ~x.isnan(), x.nan_to_num(0.0)
+    v1 = torch.cat([v2, (~known).double()], -1)
+    for module in model.modules_:
+        vae = copy.deepcopy(module).double()
+        heights = []
+        for n_steps in 0, 1, 2:
+            monkeypatch.setattr(_proposals, "N_STEPS", n_steps)
+            with torch.no_grad():
+                modes = _proposals.Proposal(vae, v1, v2, known).mode
+                log_lik = decoded_log_prob(vae, v2, *vae.decoder.loc_and_log_scale(modes), known)
+                heights.append(log_lik + vae.prior.log_prob(modes))
+        assert (heights[1] >= heights[0] - 1e-9).all()
+        assert (heights[2] >= heights[1] - 1e-9).all()
+        assert (heights[2] > heights[0] + 0.1).any()
 
 
 @pytest.mark.parametrize("prior", ["standard", 1])
