@@ -69,7 +69,7 @@ def log_density(
     """
     draws, width = [own.to(v2) for own in draws], widest(vaes[0])
     background = _log_background(v2, known) + math.log(BACKGROUND_SHARE)
-    sums = _Sums(len(vaes), v2)
+    sums = Sums(len(vaes), v2)
     if known is None:
         for m, vae in enumerate(vaes):
             screening = draws[m][: max(2, n_first // SCREENING)]
@@ -79,12 +79,12 @@ def log_density(
         is_settled = sums.variances().amax(0) <= TOLERANCE**2
         found = sums.estimate(background)
     else:  # many posteriors are unlike q, which would not show it
-        is_settled = torch.zeros_like(background, dtype=torch.bool)
-        found = Estimate(background.clone(), torch.zeros_like(background))
+        found = Estimate(torch.zeros_like(background), torch.zeros_like(background))
+        is_settled = ~known.any(-1)  # of no cells the density is one
     if is_settled.all():
         return found
-    unsettled = _places_of(~is_settled)
-    for rows in unsettled.split(_rows_at_once(vaes, width, known)):
+    unsettled = places_of(~is_settled)
+    for rows in unsettled.split(rows_at_once(vaes, width, known)):
         parts = (None if a is None else a[rows] for a in (v1, v2, known))
         refined = _refined(vaes, *parts, width, draws, n_first, background[rows])
         for whole, part in zip(found, refined, strict=True):
@@ -92,140 +92,23 @@ def log_density(
     return found
 
 
-class PosteriorDraws(NamedTuple):
-    """Draws from p(z | known cells), of equal weight."""
-
-    z: Tensor
-    """Of shape (n, S, latent_features)."""
-    model: Tensor
-    """Of which model each is, of shape (n, S)."""
-    n_effective: Tensor
-    """How many draws of the posterior itself those are worth that they were chosen from."""
-
-
-@torch.no_grad()
-def posterior_draws(
-    vaes: Sequence[nn.Module],
-    v1: Tensor,
-    v2: Tensor,
-    known: Tensor,
-    draws: Sequence[Tensor],
-    n_first: int,
-    position: Tensor,
-    model: Tensor | None = None,
-    n_needed: int = 100,
-) -> PosteriorDraws:
-    """Return draws of z given the known cells of each row, by sampling importance resampling.
-
-    Parameters
-    ----------
-    vaes, v1, v2, known, draws, n_first
-        As for :func:`log_density`.
-    position : Tensor of shape (n, S)
-        Numbers in (0, 1), each of which chooses one of a row's weighted draws: uniform ones make
-        random draws, those at equal distances represent the posterior best.
-    model : Tensor of shape (S,), optional
-        The model that each is a draw of. By default all models in proportion to how likely they
-        find the row.
-    n_needed : int
-        How many draws of the posterior itself those of each row and model should be worth.
-
-    References
-    ----------
-    Rubin, "Using the SIR algorithm to simulate posterior distributions", Bayesian Statistics 3,
-    1988.
-    """
-    draws, width = [own.to(v2) for own in draws], widest(vaes[0])
-    n_latents = draws[0].shape[-1]
-    found = PosteriorDraws(
-        v2.new_empty(*position.shape, n_latents),
-        torch.empty_like(position, dtype=torch.long),
-        torch.zeros_like(v2[:, 0]),
-    )
-    everything = torch.arange(len(v2), device=v2.device)
-    n_numbers = len(vaes) * len(draws[0]) * n_latents
-    n_rows = max(1, min(_rows_at_once(vaes, width, known), 4 * MAX_ELEMENTS // n_numbers))
-    for part in everything.split(n_rows):
-        proposals = [Proposal(vae, v1[part], v2[part], known[part], width) for vae in vaes]
-        sums, before = _Sums(len(vaes), v2[part]), 0
-        rows, zs, log_weights = everything[: len(part)], [], []
-        for size in (n_first * n for n in ROUNDS):
-            new = [p.draw(rows, own[before:size]) for p, own in zip(proposals, draws, strict=True)]
-            new_z, new_log_weights = (torch.stack(a) for a in zip(*new, strict=True))
-            for m, own in enumerate(new_log_weights):
-                sums.add(m, rows, own)
-            zs.append(new_z)
-            log_weights.append(new_log_weights)
-            is_done = (sums.variances()[:, rows] <= 1 / n_needed).all(0)
-            is_done |= size == ROUNDS[-1] * n_first
-            done, others = _places_of(is_done), _places_of(~is_done)
-            if len(done):
-                place, own = (
-                    part[rows[done]],
-                    (torch.cat(a, 1)[:, :, done] for a in (zs, log_weights)),
-                )
-                chosen = _resample(*own, position[place], model)
-                for whole, one in zip(found, chosen, strict=True):
-                    whole[place] = one
-            if not len(others):
-                break
-            zs, log_weights = ([a[:, :, others] for a in parts] for parts in (zs, log_weights))
-            rows, before = rows[others], size
-    return found
-
-
-def decoded_by(vaes: Sequence[nn.Module], z: Tensor, model: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and log scale of what each z is decoded to, by the model that it is a draw of.
-
-    Parameters
-    ----------
-    vaes : sequence of GaussianVAEModule
-        Models.
-    z : Tensor of shape (*, latent_features)
-        Latents.
-    model : Tensor of int, of shape (*)
-        Their models.
-    """
-    flat, n_features = z.flatten(0, -2), vaes[0].decoder.out_features
-    loc, log_scale = (z.new_empty(len(flat), n_features) for _ in range(2))
-    for m, vae in enumerate(vaes):
-        own = _places_of(model.flatten() == m)
-        own_loc, own_log_scale = vae.decoder.loc_and_log_scale(flat[own])
-        loc[own], log_scale[own] = own_loc, own_log_scale.expand_as(own_loc)
-    return tuple(part.view(*z.shape[:-1], n_features) for part in (loc, log_scale))
-
-
-def _resample(z, log_weights, position, model):
-    # Of draws z (M, K, n, l) those that each position meets, laid out by their weights.
-    n_models, n_draws = z.shape[:2]
-    log_weights = log_weights.permute(2, 0, 1)  # (n, M, K)
-    if model is None:
-        weights = log_weights.flatten(1).softmax(-1)
-        place = _places(weights, position)
-    else:
-        weights = log_weights.softmax(-1)
-        place = torch.empty_like(position, dtype=torch.long)
-        for m in range(n_models):
-            own = _places_of(model == m)
-            place[:, own] = m * n_draws + _places(weights[:, m].contiguous(), position[:, own])
-        weights = weights.flatten(1) / n_models
-    z = z.permute(2, 0, 1, 3).flatten(1, 2)  # (n, M K, l)
-    chosen = z.gather(1, place[..., None].expand(-1, -1, z.shape[-1]))
-    return PosteriorDraws(chosen, place // n_draws, 1 / weights.square().sum(-1))
-
-
-def _places_of(mask):
+def places_of(mask: Tensor) -> Tensor:
+    """Return where a mask of one dimension is true, of shape (n,)."""
     return torch.nonzero(mask)[:, 0]
 
 
-def _places(weights, position):
-    total = weights.cumsum(-1)
-    place = torch.searchsorted(total, position.to(total).contiguous() * total[:, -1:])
-    return place.clamp(max=total.shape[-1] - 1)
+def rows_at_once(vaes: Sequence[nn.Module], width: int, known: Tensor | None) -> int:
+    """Return for how many rows proposals are made at once: they are many times the row's numbers.
 
-
-def _rows_at_once(vaes, width, known):
-    # What a proposal is made of are many times the numbers of a row.
+    Parameters
+    ----------
+    vaes
+        As for :func:`log_density`.
+    width : int
+        Of :func:`~skgvae.likelihood.widest`.
+    known
+        As for :func:`log_density`.
+    """
     n_latents = vaes[0].encoder.out_features
     n_numbers = 4 * n_latents * width
     if known is not None:  # several modes, and at first a precision for each component
@@ -246,11 +129,11 @@ def _log_background(v2, known=None):
 
 def _refined(vaes, v1, v2, known, width, draws, n_first, background):
     proposals = [Proposal(vae, v1, v2, known, width) for vae in vaes]
-    sums, before = _Sums(len(vaes), v2), 0
+    sums, before = Sums(len(vaes), v2), 0
     needed = torch.ones_like(sums.counts, dtype=torch.bool)
     for size in (n_first * n for n in ROUNDS):
         for m, proposal in enumerate(proposals):
-            rows = _places_of(needed[m])
+            rows = places_of(needed[m])
             if len(rows):
                 sums.add(m, rows, proposal.draw(rows, draws[m][before:size])[1])
         before, needed = size, sums.unsettled(background)
@@ -259,7 +142,7 @@ def _refined(vaes, v1, v2, known, width, draws, n_first, background):
     return sums.estimate(background)
 
 
-class _Sums:
+class Sums:
     """Of weights and their squares: what the estimate of each model and row is made of."""
 
     def __init__(self, n_models, like):

@@ -30,7 +30,7 @@ from ._networks import (
 )
 from ._random import draw_seeds, torch_seed
 from ._recipe import Recipe, recipe_for
-from ._rows import RowDataset, StackedRows
+from ._rows import RowDataset, StackedRows, seen_by_encoder
 from ._scaling import FAR, FARTHEST, Latents, Standardizer, grid_noise, rows_with_holes
 from ._sklearn_callbacks import SklearnCallbacks
 from ._together import train_among_others
@@ -352,16 +352,9 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
         return RowDataset(v1, v2, weight, *others)
 
     def _to_input(self, X, dtype=None):
-        """Return rows as the encoder sees them: unknown cells as the mean of their column.
-
-        A network that was trained on rows with unknown cells sees beside them which these are.
-        """
-        rows = self._scaler.forward(X, dtype)
-        unknown = np.isnan(rows)
-        rows[unknown] = 0.0
-        if not self._sees_holes:
-            return rows
-        return np.concatenate([rows, unknown], 1, dtype=rows.dtype)
+        """Return standardised rows as the encoder sees them."""
+        rows = torch.from_numpy(self._scaler.forward(X, dtype))
+        return seen_by_encoder(rows, self._sees_holes).numpy()
 
     def _split(self, table, recipe, n_members):
         """Return the training rows of each model and those that judge it, None if none do."""

@@ -127,10 +127,10 @@ class Proposal:
         self.mode, self.root = mode, root
 
     def _start(self, components):
-        loc, slope, log_scale = _slopes(self.vae.decoder, components.means)[:3]
+        loc, log_scale, slope_of = _near(self.vae.decoder, components.means)
         of_loc, _ = self.vae.decoder.family.fisher_information
-        precision = of_loc * torch.exp(-2 * log_scale)
-        found = linear_posterior(self.v2, self.known, components, loc, slope, precision)
+        linear = loc[0], slope_of(loc), of_loc * torch.exp(-2 * log_scale[0])
+        found = linear_posterior(self.v2, self.known, components, *linear)
         weights = found.log_evidence.nan_to_num(-torch.inf, -torch.inf).softmax(0)
         n_modes = min(MAX_MODES, len(weights))
         weights, chosen = weights.nan_to_num(1.0).topk(n_modes, 0)
@@ -165,6 +165,7 @@ class Proposal:
         share, order = n_from_q / len(draws), torch.arange(len(draws), device=v2.device)
         # Each mode has its share of what is left, one mode after the other.
         ends = log_share.exp().cumsum(0) * (len(draws) - n_from_q) + n_from_q
+        ends[-1] = len(draws)
         zs, log_weights, n_done = [], [], 0
         for eps in draws_at_once(self.width, v2, draws):
             place = order[n_done : n_done + len(eps), None]
@@ -173,16 +174,14 @@ class Proposal:
             for t in reversed(range(len(mode))):
                 steps = eps[:, 0].mT.expand(len(rows), -1, -1)
                 steps = torch.linalg.solve_triangular(root[t].mT, steps, upper=True)
-                is_own = place >= n_from_q
-                if t < len(mode) - 1:
-                    is_own = is_own & (place + 0.5 < ends[t])
+                is_own = (place >= n_from_q) & (place + 0.5 < ends[t])
                 z = torch.where(is_own[..., None], mode[t] + steps.permute(2, 0, 1), z)
             log_q = _log_peak(-log_scale) - 0.5 * ((z - loc) / scale).square().sum(-1)
             at_modes = []
             for t in range(len(mode)):
                 scaled = ((z - mode[t]).transpose(0, 1) @ root[t]).square().sum(-1).mT
                 at_modes.append(log_share[t] + _log_peak(log_diagonal(root[t])) - 0.5 * scaled)
-            at_modes = torch.stack(at_modes).logsumexp(0) if len(mode) > 1 else at_modes[0]
+            at_modes = torch.stack(at_modes).logsumexp(0)
             log_r = torch.logaddexp(log_q + math.log(share), at_modes + math.log(1 - share))
             decoded = self.vae.decoder.loc_and_log_scale(z)
             log_lik = decoded_log_prob(self.vae, v2, *decoded, known)
@@ -217,16 +216,18 @@ def _log_peak(log_precision):
     return log_precision.sum(-1) - 0.5 * log_precision.shape[-1] * math.log(2 * math.pi)
 
 
-def _slopes(decoder, z):
-    # What is decoded at z, of shape (n, l), and its derivatives (n, d, l): those of the mean and
-    # of the log scale. They are differences: they need nothing of the decoder but its values, and
-    # a proposal need not be exact.
+def _near(decoder, z):
+    # What is decoded at z, of shape (n, l), and a small step from it along each latent: mean and
+    # log scale (1 + l, n, d); and a function that gives derivatives of such values, (n, *, l).
+    # As differences they need no more of the decoder than its values: a proposal may be inexact.
     step = torch.finfo(z.dtype).eps ** (1 / 3)
     moved = z + step * torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)[:, None]
     loc, log_scale = decoder.loc_and_log_scale(torch.cat([z[None], moved]))
-    log_scale = log_scale.expand_as(loc)
-    slope, scale_slope = (((a[1:] - a[0]) / step).permute(1, 2, 0) for a in (loc, log_scale))
-    return loc[0], slope, log_scale[0], scale_slope, loc, log_scale, step
+
+    def slope_of(values):
+        return ((values[1:] - values[0]) / step).movedim(0, -1)
+
+    return loc, log_scale.expand_as(loc), slope_of
 
 
 def gaussian_posterior(
@@ -246,12 +247,10 @@ def gaussian_posterior(
     mean, factor : Tensor of shape (n, l) and (n, l, l)
         Of a Gaussian prior for each row.
     """
-    _, slope, log_scale, scale_slope, locs, log_scales, step = _slopes(vae.decoder, z)
-    cells = vae.decoder.family.log_prob(v2, locs, log_scales)
-    log_lik = (cells if known is None else cells.where(known, 0.0)).sum(-1)
-    gradient = (log_lik[1:] - log_lik[0]).mT / step
-    by_loc = (slope * torch.exp(-log_scale)[..., None]).mT  # (n, latents, features)
-    by_scale = scale_slope.mT
+    loc, log_scale, slope_of = _near(vae.decoder, z)
+    gradient = slope_of(decoded_log_prob(vae, v2, loc, log_scale, known))
+    by_loc = (slope_of(loc) * torch.exp(-log_scale[0])[..., None]).mT  # (n, latents, features)
+    by_scale = slope_of(log_scale).mT
     if known is not None:
         by_loc, by_scale = (a.where(known[:, None], 0.0) for a in (by_loc, by_scale))
     of_loc, of_scale = vae.decoder.family.fisher_information

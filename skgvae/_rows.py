@@ -239,6 +239,25 @@ def count_batches(rows: StackedRows, batch_size: int) -> int:
     return -(-len(rows) // batch_size)
 
 
+def seen_by_encoder(x: Tensor, sees_holes: bool) -> Tensor:
+    """Return rows as an encoder sees them: unknown cells as zero, the mean of their column.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_samples, n_features)
+        Standardised rows; NaN where a cell is unknown.
+    sees_holes : bool
+        Whether the encoder sees beside the cells which of them are unknown.
+
+    Returns
+    -------
+    Tensor of shape (n_samples, n_features or 2 n_features)
+    """
+    unknown = x.isnan()
+    cells = x.masked_fill(unknown, 0.0)
+    return torch.cat([cells, unknown.to(x)], -1) if sees_holes else cells
+
+
 def as_pair(batch: Batch) -> tuple[tuple, Tensor]:
     """Return a batch as skorch's X and y, in which unknown cells are NaN."""
     X = (batch.v1, batch.weight)

@@ -133,10 +133,10 @@ class Standardizer:
 
         A number; of rows with unknown cells an array with the sum over the known ones of each.
         """
-        whole, log_scale = float(np.log(self.scale).sum()), np.log(self.scale)
+        log_scale = np.log(self.scale)
         if not rows_with_holes(X).any():
-            return whole
-        return np.concatenate([whole - np.isnan(X[rows]) @ log_scale for rows in _by_rows(X)])
+            return float(log_scale.sum())
+        return np.concatenate([~np.isnan(X[rows]) @ log_scale for rows in _by_rows(X)])
 
 
 class Latents:

@@ -1,21 +1,14 @@
 """Where training starts: classical models of the training rows."""
 
 import numpy as np
-import torch
 from sklearn.decomposition import FactorAnalysis
 from sklearn.mixture import GaussianMixture
 from sklearn.utils import gen_batches
 
-from ._proposals import linear_posterior
 from ._threads import quiet_classical_fit
-from .likelihood import MAX_ELEMENTS
-from .nn.prior import GaussianComponents
 
 MAX_ROWS = 200_000  # of more, every second or third is enough; they are copied
 MAX_MIXTURE_ROWS = 5_000
-MAX_ROWS_WITH_HOLES = 2_000  # each of them is a covariance of its own
-N_ITERATIONS = 50  # of the EM algorithm on known cells, at most
-SMALLEST_GAIN = 1e-3  # nats a row, of an iteration
 # Numbers of components that are tried, for so many beyond the best.
 NUMBERS_OF_COMPONENTS = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64
 MAX_WORSE = 2
@@ -57,13 +50,25 @@ def factor_analysis(X, n_factors, weight=None, isotropic=False):
     noise_variance : ndarray of shape (n_features,)
     mean : ndarray of shape (n_features,)
     """
-    mean, eigenvalues, eigenvectors = _principal_axes(X, weight)
-    loadings, noise = _factors(eigenvalues, eigenvectors, n_factors, len(X), isotropic)
+    mean, eigenvalues, eigenvectors = principal_axes(X, weight)
+    loadings, noise = factors_of_axes(eigenvalues, eigenvectors, n_factors, len(X), isotropic)
     return loadings, noise, mean
 
 
-def _factors(eigenvalues, eigenvectors, n_factors, n_rows, isotropic):
-    # Loadings and noise variance, given principal axes.
+def factors_of_axes(eigenvalues, eigenvectors, n_factors, n_rows, isotropic):
+    """Return loadings and noise variance of a factor analysis, given principal axes of the rows.
+
+    Parameters
+    ----------
+    eigenvalues, eigenvectors : ndarray of shape (n_axes,) and (n_features, n_axes)
+        Of the covariance, largest first.
+    n_factors
+        As for :func:`factor_analysis`.
+    n_rows : int
+        Number of rows.
+    isotropic
+        As for :func:`factor_analysis`.
+    """
     n_features = len(eigenvectors)
     rank = int(np.sum(eigenvalues > 1e-10 * max(eigenvalues[0], 1e-10)))
     if rank == 0:  # nothing varies
@@ -87,9 +92,12 @@ def _factors(eigenvalues, eigenvectors, n_factors, n_rows, isotropic):
     return model.components_.T, model.noise_variance_
 
 
-def _principal_axes(X, weight):
-    # Mean, and eigenvalues and eigenvectors of the covariance, largest first: all of them, or
-    # of fewer rows than columns those that are not zero, without a matrix of columns × columns.
+def principal_axes(X, weight=None):
+    """Return the mean, and eigenvalues and eigenvectors of the covariance, largest first.
+
+    All of them, or of fewer rows than columns those that are not zero, without a matrix of
+    columns × columns.
+    """
     if len(X) > X.shape[1]:
         mean, covariance = _mean_and_covariance(X, weight)
         eigenvalues, eigenvectors = np.linalg.eigh(covariance)
@@ -149,7 +157,7 @@ def gaussian_mixture(X, floor, n_components=None, weight=None, seed=0, kinds=COV
         The best kind.
     """
     n_rows = _effective_number(weight, len(X))
-    X = X[_sample(len(X), weight, MAX_MIXTURE_ROWS)].astype(np.float64)
+    X = X[sample_rows(len(X), weight, MAX_MIXTURE_ROWS)].astype(np.float64)
     n_rows = min(n_rows, len(X))
     if n_components is None:
         n_needed = max(MIN_ROWS_PER_COMPONENT, MIN_ROWS_PER_COLUMN * X.shape[1])
@@ -245,153 +253,22 @@ def mixture_of_factors(X, n_factors, floor, isotropic=False, weight=None, **para
     return loadings, noise, mean, weights, means / a, covariances, kind
 
 
-def factors_of_known(X, known, n_factors, floor, weight=None, isotropic=False):
-    """Fit a factor analysis to the known cells of rows, by the EM algorithm.
+def mixture_of_rows(X, n_latents, floor, **params):
+    """Fit a mixture of Gaussians and write it as a model with so many latents.
 
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features)
-        Rows; what an unknown cell holds is finite and does not matter.
-    known : ndarray of bool, of shape (n_samples, n_features)
-        Which cells are known.
-    n_factors : int
-        Number of factors; at most one less than there are features is used.
-    floor : ndarray of shape (n_features,)
-        Smallest noise variance.
-    weight, isotropic
-        As for :func:`factor_analysis`.
-
-    Returns
-    -------
-    loadings, noise_variance, mean
-        As for :func:`factor_analysis`.
-
-    References
-    ----------
-    Ghahramani & Hinton, "The EM Algorithm for Mixtures of Factor Analyzers", 1996. Liu, Rubin &
-    Wu, "Parameter Expansion to Accelerate EM: the PX-EM Algorithm", Biometrika 85(4), 1998.
+        Rows.
+    n_latents : int
+        With fewer than there are features it is :func:`mixture_of_factors`, else
+        :func:`mixture_of_columns`.
+    floor, **params
+        As for these.
     """
-    rows = _sample(len(X), weight, MAX_ROWS_WITH_HOLES)
-    x, known = torch.from_numpy(X[rows]).double(), torch.from_numpy(known[rows])
-    floor = torch.from_numpy(np.asarray(floor)).double()
-    filled = x.where(known, 0.0).numpy()
-    _, eigenvalues, axes = _principal_axes(filled, None)
-    if len(x) > x.shape[1]:  # of each pair of columns the rows that have both
-        pairs = (known.double().T @ known.double()).clamp(min=1).numpy()
-        eigenvalues, axes = (a[..., ::-1] for a in np.linalg.eigh(filled.T @ filled / pairs))
-    start = _factors(np.maximum(eigenvalues, 1e-6), axes, n_factors, len(x), isotropic)
-    loadings, noise = (torch.from_numpy(part.copy()) for part in start)
-    mean, noise = torch.zeros_like(noise), noise.clamp(min=floor.clamp(min=1e-6))
-    n_factors = loadings.shape[1]
-    standard = _standard_normal(n_factors)
-    weights = known.double()
-    # As of one row more, of zeros: a column may have hardly any known cell.
-    ridge = torch.eye(n_factors + 1, dtype=torch.float64)
-    before = -np.inf
-    for _ in range(N_ITERATIONS):
-        found = linear_posterior(x, known, standard, mean[None], loadings[None], 1 / noise[None])
-        score = float(found.log_evidence.mean())
-        if score < before + SMALLEST_GAIN:
-            break
-        before, z = score, torch.nn.functional.pad(found.mean[0], (0, 1), value=1.0)
-        square = torch.nn.functional.pad(torch.cholesky_inverse(found.root[0]), (0, 1, 0, 1))
-        square = square + z[:, :, None] * z[:, None, :]
-        squares = (weights.T @ square.flatten(1)).unflatten(1, square.shape[1:])
-        product = (weights * x).T @ z
-        slope = torch.linalg.solve(squares + ridge, product)
-        # z need not have mean zero and covariance I meanwhile: that converges in fewer iterations.
-        centre = z.mean(0)
-        spread = (square.mean(0) - centre[:, None] * centre)[:-1, :-1] + 1e-9 * ridge[:-1, :-1]
-        loadings, mean = slope[:, :-1] @ torch.linalg.cholesky(spread), slope @ centre
-        explained = 2 * (slope * product).sum(1)
-        explained = explained - torch.einsum("di,dij,dj->d", slope, squares, slope)
-        n_known, residual = weights.sum(0), (weights * x.square()).sum(0) - explained
-        if isotropic:
-            n_known, residual = (a.sum().expand_as(a) for a in (n_known, residual))
-        noise = (residual / n_known).where(n_known > 0, 1.0).clamp(min=floor)
-    return loadings.numpy(), noise.numpy(), mean.numpy()
-
-
-def completed(X, known, loadings, noise_variance, mean, seed=0):
-    """Return rows with a draw in each unknown cell, from a factor analysis given the known cells.
-
-    Parameters
-    ----------
-    X, known, loadings, noise_variance, mean
-        As for, and from, :func:`factors_of_known`.
-    seed : int
-        Of the draws.
-    """
-    rng, filled = np.random.default_rng(seed), X.copy()
-    loadings, noise, mean = map(torch.from_numpy, (loadings, noise_variance, mean))
-    standard = _standard_normal(loadings.shape[1])
-    for rows in gen_batches(len(X), MAX_ROWS_WITH_HOLES):
-        x, own = torch.from_numpy(X[rows]).double(), torch.from_numpy(known[rows])
-        found = linear_posterior(x, own, standard, mean[None], loadings[None], 1 / noise[None])
-        eps = torch.from_numpy(rng.standard_normal(found.mean[0].shape))
-        step = torch.linalg.solve_triangular(found.root[0].mT, eps[..., None], upper=True)
-        drawn = (found.mean[0] + step[..., 0]) @ loadings.T + mean
-        drawn = drawn + noise.sqrt() * torch.from_numpy(rng.standard_normal(x.shape))
-        filled[rows] = np.where(known[rows], X[rows], drawn.numpy())
-    return filled
-
-
-def fitted_to_known(
-    X, known, loadings, noise_variance, mean, weights, means, covariances, weight=None
-):
-    """Return a mixture of factor analysers whose factors are fitted to the known cells of rows.
-
-    Loadings and noise are kept; the EM algorithm moves weights, means and covariances of z.
-
-    Parameters
-    ----------
-    X, known
-        As for :func:`factors_of_known`.
-    loadings, noise_variance, mean, weights, means, covariances
-        As from :func:`mixture_of_columns`.
-    weight
-        As for :func:`factors_of_known`.
-    """
-    rows = _sample(len(X), weight, MAX_ROWS_WITH_HOLES)
-    x, known = torch.from_numpy(X[rows]).double(), torch.from_numpy(known[rows])
-    parts = (loadings, noise_variance, mean, weights, means, covariances)
-    loadings, noise, mean, weights, means, covariances = (
-        torch.from_numpy(np.asarray(part)).double() for part in parts
-    )
-    rest = loadings.shape[1] - means.shape[1]  # of z that is standard normal
-    means = torch.nn.functional.pad(means, (0, rest))
-    identity = torch.eye(rest, dtype=torch.float64)
-    covariances = torch.stack([torch.block_diag(c, identity) for c in covariances])
-    n_components, before, best = len(weights), -np.inf, None
-    slope, precision = (a.expand(n_components, *a.shape) for a in (loadings, 1 / noise))
-    n_at_once = max(1, MAX_ELEMENTS // covariances.numel())
-    for _ in range(N_ITERATIONS):
-        factors = torch.linalg.inv(torch.linalg.cholesky(covariances))
-        components = GaussianComponents(weights.log(), means, factors)
-        loc = mean + means @ loadings.T
-        # As if each component had a row more, of what it is.
-        score, totals, moved = 0.0, torch.ones_like(weights), torch.zeros_like(means)
-        squares = covariances.clone()
-        for own, own_known in zip(x.split(n_at_once), known.split(n_at_once), strict=True):
-            found = linear_posterior(own, own_known, components, loc, slope, precision)
-            score += float(found.log_evidence.logsumexp(0).sum()) / len(x)
-            share = found.log_evidence.softmax(0)[..., None]  # (C, n, 1)
-            step = found.mean - means[:, None]
-            totals, moved = totals + share[..., 0].sum(1), moved + (share * step).sum(1)
-            within = torch.cholesky_inverse(found.root) + step[..., None] * step[..., None, :]
-            squares += (share[..., None] * within).sum(1)
-        if not score > before + SMALLEST_GAIN:
-            break
-        before, best = score, (weights, means, covariances)
-        moved = moved / totals[:, None]
-        weights, means = totals / totals.sum(), means + moved
-        covariances = squares / totals[:, None, None] - moved[..., None] * moved[..., None, :]
-    return loadings.numpy(), noise.numpy(), mean.numpy(), *(part.numpy() for part in best)
-
-
-def _standard_normal(n_latents):
-    zero = torch.zeros(1, n_latents, dtype=torch.float64)
-    return GaussianComponents(zero[:, 0], zero, torch.eye(n_latents, dtype=torch.float64)[None])
+    if n_latents < X.shape[1]:
+        return mixture_of_factors(X, n_latents, floor, **params)
+    return mixture_of_columns(X, floor, **params)
 
 
 def _noise_within(covariance, isotropic):
@@ -446,8 +323,8 @@ def _effective_number(weight, n):
     return n if weight is None else weight.sum() ** 2 / np.square(weight).sum()
 
 
-def _sample(n_rows, weight, n_most):
-    # At equal distances of the summed weights: all rows where these are equal and few.
+def sample_rows(n_rows, weight, n_most):
+    """Return indices of rows at equal distances of the summed weights: all if equal and few."""
     n = min(n_rows, n_most)
     total = np.arange(1, n_rows + 1) if weight is None else np.cumsum(weight, dtype=np.float64)
     return np.searchsorted(total, (np.arange(n) + 0.5) / n * total[-1])

@@ -1,38 +1,31 @@
 """GaussianVAE: transformer, density and generator."""
 
 import warnings
-from collections.abc import Mapping
 from functools import partial
 from numbers import Integral
 
 import numpy as np
 import torch
 from sklearn.base import _fit_context
-from sklearn.utils import check_array, check_scalar, gen_batches
+from sklearn.utils import check_scalar, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from ._answers import cached_draws
 from ._base import BaseGaussianVAE
-from ._density import ROUNDS, decoded_by, log_density, posterior_draws
+from ._density import ROUNDS, log_density
 from ._fit import Table
 from ._groups import merge_copies
-from ._mixture import mixture_quantile
+from ._posterior import drawn_by, median_of, moments_of, posterior_draws
 from ._random import draw_seeds
 from ._recipe import DENSITY, INCOMPLETE
+from ._rows import seen_by_encoder
 from ._scaling import rows_with_holes
 from ._sklearn_callbacks import with_callbacks
-from ._start import (
-    MAX_ROWS,
-    completed,
-    factor_analysis,
-    factors_of_known,
-    fitted_to_known,
-    mixture_of_columns,
-    mixture_of_factors,
-)
+from ._start import MAX_ROWS, factor_analysis, mixture_of_rows
+from ._start_incomplete import factors_of_known, mixture_of_known
 from ._together import compute_once
-from ._validation import check_groups, drop_unweighted
+from ._validation import check_given, check_groups, drop_unweighted
 from .likelihood import lower_bound
 from .nn import NOISE_MODELS, PRIORS
 from .objectives import elbo, importance_weighted_bound
@@ -373,7 +366,7 @@ class GaussianVAE(BaseGaussianVAE):
         """
         check_is_fitted(self)
         X = self._validate_rows(X)
-        mean, std = self._answer_each(self._mean_and_std, self._moments_given, X)
+        mean, std = self._answer_each(self._mean_and_std, self._moments_of_incomplete, X)
         mean, std = self._with_all_columns(mean), self._with_all_columns(std)
         return (mean, std) if return_std else mean
 
@@ -430,11 +423,8 @@ class GaussianVAE(BaseGaussianVAE):
             return self._answer(density, X, forwards=[self._scaler.forward])
 
         log_prob, std = self._answer_each(answer, answer, X)
-        has_holes = rows_with_holes(X)
         log_prob = log_prob - self._scaler.log_abs_det(X)
         log_prob = log_prob.astype(std.dtype, copy=False)
-        nothing = np.isnan(X).all(1) if has_holes.any() else has_holes
-        log_prob[nothing] = std[nothing] = 0.0
         return (log_prob, std) if return_std else log_prob
 
     def score(self, X, y=None, sample_weight=None):
@@ -535,9 +525,7 @@ class GaussianVAE(BaseGaussianVAE):
             z[chosen == i] = modules[i].prior.sample(int(count), generator).cpu().numpy()
 
         def drawn(modules, z, noise, chosen):
-            loc, log_scale = decoded_by(modules, z, chosen)
-            noise = modules[0].decoder.family.from_normal(noise)
-            return (torch.addcmul(loc, log_scale.exp(), noise),)
+            return (drawn_by(modules, z, chosen, noise),)
 
         (rows,) = self._answer(drawn, z, noise, chosen, inverses=[self._target_scaler.inverse])
         return self._with_all_columns(rows)
@@ -590,26 +578,26 @@ class GaussianVAE(BaseGaussianVAE):
         check_is_fitted(self)
         if statistic not in ("mean", "median"):
             raise ValueError(f"statistic must be 'mean' or 'median', got {statistic!r}.")
-        given = self._check_rows(X, reset=False)
-        X = self._with_known_columns(given)
-        has_holes = rows_with_holes(X)
-        rows = X[has_holes].astype(np.float64)
-        if n_imputations is None:
-            found = rows
-            if len(rows):
-                found = self._moments_given(rows)[0] if statistic == "mean" else self._median(rows)
-            found = found[None]
-        else:
+        table, n = self._check_rows(X, reset=False), 1
+        if n_imputations is not None:
             n = check_scalar(n_imputations, "n_imputations", Integral, min_val=1)
-            (seed,) = draw_seeds(random_state, 1)
-            found = self._draw_given(rows, n, np.random.default_rng(seed))
-        filled = np.repeat(X[None], len(found), 0)
-        filled[:, has_holes] = np.where(np.isnan(rows), found, rows)
+        X = self._with_known_columns(table)
+        filled, has_holes = np.repeat(X[None], n, 0), rows_with_holes(X)
+        if has_holes.any():
+            rows = X[has_holes].astype(np.float64)
+            if n_imputations is not None:
+                (seed,) = draw_seeds(random_state, 1)
+                found = self._draw_incomplete(rows, n, np.random.default_rng(seed))
+            elif statistic == "mean":
+                found = self._moments_of_incomplete(rows)[0]
+            else:
+                (found,) = self._median_of_incomplete(rows)
+            filled[:, has_holes] = np.where(np.isnan(rows), found, rows)
         filled = self._with_all_columns(filled)
-        filled[..., self._unknown_columns] = given[:, self._unknown_columns]
+        filled[..., self._unknown_columns] = table[:, self._unknown_columns]
         return filled[0] if n_imputations is None else filled
 
-    # Answers given the known cells
+    # Answers for rows with unknown cells
 
     def _answer_each(self, complete, incomplete, X):
         """Answer for complete rows and for others, each by a function that returns arrays."""
@@ -628,11 +616,8 @@ class GaussianVAE(BaseGaussianVAE):
 
     def _cells(self, x):
         """Return rows as the encoder sees them, as the decoder gives them, and what is known."""
-        known = ~x.isnan()
-        v2 = x.where(known, 0.0)
-        unknown = (~known).to(v2)
-        v1 = torch.cat([v2, unknown], -1) if self._sees_holes else v2
-        return v1, v2, None if known.all() else known
+        v1, known = seen_by_encoder(x, self._sees_holes), ~x.isnan()
+        return v1, v1[:, : x.shape[1]], None if known.all() else known
 
     def _draws_of_each(self):
         """Return draws of z for each model, all that a row can have, and those it has first."""
@@ -651,10 +636,10 @@ class GaussianVAE(BaseGaussianVAE):
         draws = draws[: len(modules)]
         return posterior_draws(modules, v1, v2, known, draws, n_first, position, **params)
 
-    def _answer_given(self, function, *arrays, **params):
+    def _answer_incomplete(self, function, *arrays, **params):
         # With as many draws as the parameter says of all cells.
         n_numbers = self._get_valid("n_draws") * (self.n_components_ + self.n_features_in_)
-        forwards = [self._scaler.forward, *[_unchanged] * (len(arrays) - 1)]
+        forwards = [self._scaler.forward, *[np.asarray] * (len(arrays) - 1)]
         return self._answer(function, *arrays, forwards=forwards, size=n_numbers, **params)
 
     def _encode(self, X, return_std):
@@ -665,49 +650,47 @@ class GaussianVAE(BaseGaussianVAE):
             return (z.mean(1), z.std(1, correction=0)) if return_std else (z.mean(1),)
 
         def given(X):
-            return self._answer_given(moments, X, n_modules=1)
+            return self._answer_incomplete(moments, X, n_modules=1)
 
         return self._answer_each(partial(super()._encode, return_std=return_std), given, X)
 
-    def _moments_given(self, X):
+    def _moments_of_incomplete(self, X):
         """Return mean and standard deviation of all cells, given those that are known."""
+        return self._answer_incomplete(
+            lambda modules, x: moments_of(modules, self._posterior(modules, x)),
+            X,
+            inverses=[self._scaler.inverse, self._scaler.inverse_scale],
+        )
 
-        def moments(modules, x):
-            found = self._posterior(modules, x)
-            loc, log_scale = decoded_by(modules, found.z, found.model)
-            noise = modules[0].decoder.family.variance * torch.exp(2 * log_scale)
-            return loc.mean(1), (noise.mean(1) + loc.var(1, correction=0)).sqrt()
+    def _median_of_incomplete(self, X):
+        return self._answer_incomplete(
+            lambda modules, x: (median_of(modules, self._posterior(modules, x)),),
+            X,
+            inverses=[self._scaler.inverse],
+        )
 
-        inverses = self._scaler.inverse, self._scaler.inverse_scale
-        return self._answer_given(moments, X, inverses=inverses)
-
-    def _median(self, X):
-        def median(modules, x):
-            found = self._posterior(modules, x)
-            loc, log_scale = (a.transpose(0, 1) for a in decoded_by(modules, found.z, found.model))
-            return (mixture_quantile(0.5, loc, log_scale.exp(), modules[0].decoder.family),)
-
-        return self._answer_given(median, X, inverses=[self._scaler.inverse])[0]
-
-    def _draw_given(self, X, n, rng):
+    def _draw_incomplete(self, X, n, rng):
         """Return n draws of rows given their known cells, of each model in turn."""
-        if not len(X):
-            return np.empty((n, *X.shape))
         first, n_models = int(rng.integers(len(self.modules_))), len(self.modules_)
         model = (torch.arange(n, device=self.device_) + first) % n_models
 
         def drawn(modules, x, position, noise):
             found = self._posterior(modules, x, position, model=model)
-            loc, log_scale = decoded_by(modules, found.z, found.model)
-            noise = modules[0].decoder.family.from_normal(noise)
-            return (torch.addcmul(loc, log_scale.exp(), noise),)
+            return (drawn_by(modules, found.z, found.model, noise),)
 
         arrays = rng.uniform(size=(len(X), n)), rng.standard_normal((len(X), n, X.shape[1]))
-        (rows,) = self._answer_given(drawn, X, *arrays, inverses=[self._scaler.inverse])
+        (rows,) = self._answer_incomplete(drawn, X, *arrays, inverses=[self._scaler.inverse])
         return rows.transpose(1, 0, 2)
 
     def _sample_given(self, given, n_samples, seed):
-        cells = self._to_row(given)
+        names = getattr(self, "feature_names_in_", ())
+        cells = check_given(given, self.n_features_in_, names)
+        in_vain = self._unknown_columns[~np.isnan(cells[0, self._unknown_columns])]
+        if len(in_vain):
+            raise ValueError(
+                f"given has columns {self._names_of(in_vain)}, of which no cell was known in fit: "
+                "they are not in the model."
+            )
         row = self._scaler.forward(self._with_known_columns(cells))
         x = torch.from_numpy(row).to(self.device_)
         modules = self._for_inference(np.float64)
@@ -734,10 +717,9 @@ class GaussianVAE(BaseGaussianVAE):
                     position[None].to(v2),
                     n_needed=max(100, -(-n // len(modules))),
                 )
-                loc, log_scale = decoded_by(modules, found.z[0], found.model[0])
                 noise = torch.from_numpy(rng.standard_normal((n, v2.shape[1]))).to(v2)
-                noise = modules[0].decoder.family.from_normal(noise)
-                parts.append(torch.addcmul(loc, log_scale.exp(), noise).cpu().numpy())
+                drawn = drawn_by(modules, found.z[0], found.model[0], noise)
+                parts.append(drawn.cpu().numpy())
             n_effective += float(found.n_effective[0])
         if n_effective < max(n_samples / 4, 10):
             warnings.warn(
@@ -751,39 +733,6 @@ class GaussianVAE(BaseGaussianVAE):
         rows = self._with_all_columns(rows)
         rows[:, ~np.isnan(cells[0])] = cells[0, ~np.isnan(cells[0])]
         return rows
-
-    def _to_row(self, given):
-        """Return given cells as a table of one row, NaN elsewhere."""
-        if getattr(given, "ndim", 1) == 2 and hasattr(given, "iloc") and len(given) == 1:
-            given = given.iloc[0]
-        if getattr(given, "ndim", None) == 1 and hasattr(given, "to_dict"):
-            given = given.to_dict()
-        if not isinstance(given, Mapping):
-            row = np.atleast_2d(np.asarray(given, dtype=np.float64))
-        else:
-            row = np.full((1, self.n_features_in_), np.nan)
-            names = {name: j for j, name in enumerate(getattr(self, "feature_names_in_", ()))}
-            for key, value in given.items():
-                is_place = isinstance(key, Integral) and 0 <= key < self.n_features_in_
-                if key not in names and not is_place:
-                    known = list(names) or f"positions from 0 to {self.n_features_in_ - 1}"
-                    raise ValueError(f"given has {key!r}, which is no column: there are {known}.")
-                try:
-                    row[0, names.get(key, key)] = value
-                except (TypeError, ValueError) as error:
-                    raise ValueError(f"given[{key!r}] must be a number, got {value!r}.") from error
-        if row.shape != (1, self.n_features_in_):
-            raise ValueError(
-                f"given must be a dict or one row of {self.n_features_in_} cells, NaN where they "
-                f"are not given; got shape {np.shape(given)}."
-            )
-        in_vain = self._unknown_columns[~np.isnan(row[0, self._unknown_columns])]
-        if len(in_vain):
-            raise ValueError(
-                f"given has columns {self._names_of(in_vain)}, of which no cell was known in fit: "
-                "they are not in the model."
-            )
-        return check_array(row, ensure_all_finite="allow-nan", input_name="given")
 
     def _get_structure(self):
         return super()._get_structure() | {"prior": self.prior}
@@ -831,41 +780,30 @@ class GaussianVAE(BaseGaussianVAE):
         X, weight, known = (
             a if a is None else a.numpy() for a in (part.v2, part.weight, part.known)
         )
-        tied = {name for name, model in NOISE_MODELS.items() if model.tied}
-        isotropic, floor = self._module_spec["noise"] in tied, self._module_spec["min_noise"] ** 2
+        isotropic = NOISE_MODELS[self._module_spec["noise"]].tied
+        floor = self._module_spec["min_noise"] ** 2
         if len(X) < FEW_ROWS:  # which say little of how columns depend on each other
             floor = np.maximum(floor, X.var(0, dtype=np.float64) / len(X))
-        if known is not None:
-            own = {"weight": weight, "isotropic": isotropic, "floor": floor}
-            model = compute_once(factors_of_known, X, known, self.n_components_, **own)
+        own = {"weight": weight, "isotropic": isotropic}
         if "n_prior_components" not in self._module_spec:
             if known is None:
                 model = compute_once(factor_analysis, X, self.n_components_, weight, isotropic)
+            else:
+                model = compute_once(factors_of_known, X, known, self.n_components_, floor, **own)
             if len(X) < FEW_ROWS:
                 model = model[0], np.maximum(model[1], floor), model[2]
             module.start_at_factor_analysis(*map(torch.from_numpy, model))
             return
-        if known is not None:
-            cells, X = X, compute_once(completed, X, known, *model, seed=self._draws_seed)
-        params = {
+        own |= {
             "floor": np.full_like(floor, floor.max()) if isotropic else floor,
-            "isotropic": isotropic,
-            "weight": weight,
             "seed": self._draws_seed,
             "n_components": None if self.prior == "mixture" else self.prior,
             **self._choice,  # of the first
         }
-        if self.n_components_ < X.shape[1]:
-            model = compute_once(mixture_of_factors, X, self.n_components_, **params)
+        if known is None:
+            *model, kind = compute_once(mixture_of_rows, X, self.n_components_, **own)
         else:
-            model = compute_once(mixture_of_columns, X, **params)
-        *model, kind = model
-        if known is not None:
-            model = compute_once(fitted_to_known, cells, known, *model, weight=weight)
+            *model, kind = compute_once(mixture_of_known, X, known, self.n_components_, **own)
         module.start_at_mixture(*map(torch.from_numpy, model))
         self._choice = {"n_components": module.prior.n_components, "kinds": (kind,)}
         self._module_spec["n_prior_components"] = module.prior.n_components  # of random ones too
-
-
-def _unchanged(array):
-    return array

@@ -1,10 +1,11 @@
 """Rows, weights and groups as the user gives them: what scikit-learn's own checks leave open."""
 
+from collections.abc import Mapping
 from datetime import date, time, timedelta
-from numbers import Number
+from numbers import Integral, Number
 
 import numpy as np
-from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.validation import _check_sample_weight
 
 SMALLEST = float(np.finfo(np.float32).tiny)
@@ -97,3 +98,39 @@ def drop_unweighted(sample_weight, X, *arrays, n_needed=2):
     weight = weight[kept]
     parts = (array if array is None else array[kept] for array in (X, *arrays))
     return weight / weight.mean(), *parts
+
+
+def check_given(given, n_features, names):
+    """Return given cells as a table of one row, of shape (1, n_features), NaN elsewhere.
+
+    Parameters
+    ----------
+    given : dict, Series, or one row
+        Values by name or position of the column, or a row with NaN.
+    n_features : int
+        Number of columns.
+    names : sequence of str
+        Their names, empty if they have none.
+    """
+    if hasattr(given, "iloc"):  # of pandas
+        given = given.iloc[0] if given.ndim == 2 and len(given) == 1 else given
+        given = given.to_dict() if given.ndim == 1 else given
+    if isinstance(given, Mapping):
+        row, places = np.full((1, n_features), np.nan), {name: j for j, name in enumerate(names)}
+        for key, value in given.items():
+            is_place = isinstance(key, Integral) and 0 <= key < n_features
+            if key not in places and not is_place:
+                columns = list(names) or f"positions from 0 to {n_features - 1}"
+                raise ValueError(f"given has {key!r}, which is no column: there are {columns}.")
+            try:
+                row[0, places.get(key, key)] = value
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"given[{key!r}] must be a number, got {value!r}.") from error
+    else:
+        row = np.atleast_2d(np.asarray(given, dtype=np.float64))
+    if row.shape != (1, n_features):
+        raise ValueError(
+            f"given must be a dict or one row of {n_features} cells, NaN where none is given, got "
+            f"shape {np.shape(given)}."
+        )
+    return check_array(row, ensure_all_finite="allow-nan", input_name="given")

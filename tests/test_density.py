@@ -130,12 +130,12 @@ def test_an_untrained_mixture_has_the_density_of_its_components():
 def count_draws(monkeypatch):
     counts = {}
 
-    class Sums(_density._Sums):
+    class Sums(_density.Sums):
         def estimate(self, background):
             counts["last"] = self.counts.sum(0)
             return super().estimate(background)
 
-    monkeypatch.setattr(_density, "_Sums", Sums)
+    monkeypatch.setattr(_density, "Sums", Sums)
     return counts
 
 

@@ -15,9 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from skgvae._answers import sample_components
-from skgvae._density import decoded_by, log_density, posterior_draws
+from skgvae._density import log_density
 from skgvae._mixture import mixture_cdf, mixture_crps, mixture_log_prob, mixture_quantile
 from skgvae._optimizer import StackOptimizer
+from skgvae._posterior import decoded_by, posterior_draws
 from skgvae._stack import ModuleStack
 from skgvae._training import Hooks, Plan, evaluate, train
 from skgvae.likelihood import (

@@ -286,16 +286,16 @@ def test_number_of_prior_components_is_limited_by_rows_and_columns():
 
 
 def test_every_second_member_starts_at_a_mixture_of_its_rows(monkeypatch):
-    rows, given, found, own = [], [], [], _vae.mixture_of_columns
+    rows, given, found, own = [], [], [], _vae.mixture_of_rows
 
-    def spy(X, **params):
-        *model, kind = own(X, **params)
+    def spy(X, n_latents, **params):
+        *model, kind = own(X, n_latents, **params)
         rows.append(X)
         given.append((params["n_components"], params.get("kinds")))
         found.append((len(model[3]), (kind,)))
         return *model, kind
 
-    monkeypatch.setattr(_vae, "mixture_of_columns", spy)
+    monkeypatch.setattr(_vae, "mixture_of_rows", spy)
     X = np.random.default_rng(2).standard_t(2, (200, 2))
     params = {"max_epochs": 1, "lr": 1e-12, "random_state": 0}
     vae = GaussianVAE(n_estimators=5, **params).fit(X)

@@ -304,6 +304,12 @@ class GaussianComponents(NamedTuple):
     factors: Tensor
     """F, for the precision FᵀF, triangular, of shape (C, latent_features, latent_features)."""
 
+    @classmethod
+    def standard(cls, like: Tensor) -> GaussianComponents:
+        """Return N(0, I) alone, for z like a tensor of shape (*, latent_features)."""
+        mean = like.new_zeros(1, like.shape[-1])
+        return cls(mean[:, 0], mean, _identity(mean)[None])
+
     def nearest(self, z: Tensor) -> Tensor:
         """Return the index of the component that each z, of shape (n, latents), most likely is of.
 
@@ -331,10 +337,7 @@ def gaussian_components(prior: nn.Module, like: Tensor) -> GaussianComponents:
         Of the dtype and on the device of z.
     """
     own = getattr(prior, "gaussian_components", None)
-    if own is not None:
-        return own()
-    zero = torch.zeros_like(like[..., :1, :]).view(1, -1)
-    return GaussianComponents(zero[:, 0], zero, _identity(zero)[None])
+    return GaussianComponents.standard(like) if own is None else own()
 
 
 PRIORS = {"standard": StandardNormalPrior, "mixture": MixturePrior}
