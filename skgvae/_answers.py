@@ -118,14 +118,16 @@ def sample_components(modules, v1, n_samples, n_draws, tail, rng):
     shape = n_samples, len(v1)
     component = rng.integers(len(modules) * n_draws, size=shape)
     chosen = torch.from_numpy(component // n_draws).to(v1.device)
-    factor = torch.from_numpy(np.where(component == 0, tail, 1.0)[..., None]).to(v1)
+    log_factor = np.where(component == 0, np.log(tail), 0.0)[..., None]
+    log_factor = torch.from_numpy(log_factor).to(v1)
     target = 0.0
     for i, module in enumerate(modules):
         loc, log_scale = module.encoder.loc_and_log_scale(v1)
         z = loc + log_scale.exp() * normal(rng, (*shape, loc.shape[-1]), loc)
         loc, log_scale = module.decoder.loc_and_log_scale(z)
-        noise = module.decoder.family.from_normal(normal(rng, loc.shape, loc))
-        drawn = loc + factor * log_scale.exp() * noise
+        drawn = module.decoder.family.draw(
+            loc, log_factor + log_scale, normal(rng, loc.shape, loc)
+        )
         target = target + torch.where((chosen == i)[..., None], drawn, 0.0)
     return target.transpose(0, 1)
 

@@ -15,7 +15,7 @@ from ._fit import DTYPES, FittedVAE
 from ._random import draw_seeds
 from ._sklearn_callbacks import CallbackSupportMixin
 from ._validation import refuse_dates
-from .likelihood import decoded_moments
+from .likelihood import decoded_components, decoded_moments
 from .nn import pullback_metric
 
 # Of a predictive mixture with so many components one is wider than the others.
@@ -27,6 +27,7 @@ class BaseGaussianVAE(
 ):
     """An encoder of v1 and a Gaussian decoder of v2, behind scikit-learn's API."""
 
+    _statistic = "mean"  # what a decoded cell is, of numbers
     _tail = 1.0  # width of one of the predictive components, relative to the others
 
     @property
@@ -37,6 +38,7 @@ class BaseGaussianVAE(
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         tags.input_tags.allow_nan = True
+        tags.input_tags.categorical = True
         return tags
 
     def _answer(self, function, *arrays, n_modules=None, inverses=None, **params):
@@ -46,7 +48,7 @@ class BaseGaussianVAE(
         dtype of the rows: float64 rows are answered in float64, by the same weights.
         """
         modules = self._for_inference(arrays[0].dtype, n_modules)
-        if inverses is not None and self._target_scaler is self._scaler:
+        if inverses is not None and self._target_units is self._units:
             # Where v2 is X, in the precision of X; else in float64.
             inverses = [lambda part, f=f: f(part).astype(part.dtype, copy=False) for f in inverses]
         return by_rows(
@@ -101,16 +103,30 @@ class BaseGaussianVAE(
         n_components = self._n_draws_per_module() * len(self.modules_)
         return self._tail if n_components >= MIN_DRAWS_FOR_TAIL else 1.0
 
-    def _mean_and_std(self, X):
+    def _mean_and_std(self, X, statistic="mean", with_std=True):
         """Return mean and standard deviation of p(v2 | v1) in units of v2, of validated rows."""
-        tail = self._tail_factor()
+        tail, units = self._tail_factor(), self._target_units
+        if not (units.is_plain or (units.is_straight and statistic == "mean")):
+
+            def summary(modules, v1, draws):
+                components = decoded_components(modules, v1, draws, tail=tail)
+                return self._summary(modules, *components, statistic, with_std)
+
+            size = self._get_valid("n_draws") * units.n_cells
+            return self._answer_from_draws(summary, X, size=size)
 
         def function(modules, v1, draws):
             mean, noise, latent = decoded_moments(modules, v1, draws, tail=tail)
             return mean, torch.sqrt(noise + latent)
 
-        inverses = self._target_scaler.inverse, self._target_scaler.inverse_scale
+        inverses = units.inverse_mean, units.inverse_scale
         return self._answer_from_draws(function, X, inverses=inverses)
+
+    def _summary(self, modules, loc, scale, statistic, with_std=True, of_noise=False):
+        """Return what stands for each cell of v2 and its standard deviation, in units of v2."""
+        family = modules[0].decoder.family
+        found = self._target_units.summary(family, loc, scale.log(), statistic, with_std, of_noise)
+        return tuple(torch.from_numpy(part).to(loc.dtype) for part in found)
 
     def _sample_target(self, X, n_samples, random_state):
         """Draw v2 given v1, of shape (n_samples, n_rows, n_outputs)."""
@@ -123,7 +139,7 @@ class BaseGaussianVAE(
             lambda modules, v1: (sample_components(modules, v1, n_samples, n_draws, tail, rng),),
             self._validate_rows(X),
             forwards=[self._to_input],
-            inverses=[self._target_scaler.inverse],
+            inverses=[self._target_units.inverse],
             size=n_samples * max(self.n_components_, self._module_spec["out_features"]),
             in_order=True,  # of the random numbers
         )
@@ -203,15 +219,24 @@ class BaseGaussianVAE(
         def decoded(modules, z):
             decoder = modules[0].decoder
             loc, log_scale = decoder.loc_and_log_scale(z)
-            return loc, decoder.family.variance**0.5 * log_scale.exp().expand_as(loc)
+            scale = log_scale.exp().expand_as(loc)
+            if inverses is None:
+                parts = loc[None], scale[None], self._statistic, return_std
+                return self._summary(modules, *parts, of_noise=True)
+            return loc, decoder.family.variance**0.5 * scale
 
-        scaler = self._target_scaler
-        inverses = scaler.inverse, scaler.inverse_scale
+        units, inverses = self._target_units, None
+        if units.is_plain or (units.is_straight and self._statistic == "mean"):
+            inverses = units.inverse_mean, units.inverse_scale
         mean, std = self._answer(
             decoded, Z, forwards=[self._latents.to_module], inverses=inverses, n_modules=1
         )
-        mean, std = self._with_all_columns(mean), self._with_all_columns(std)
+        mean, std = self._to_table(mean), self._with_all_columns(std)
         return (mean, std) if return_std else mean
+
+    def _to_table(self, cells):
+        """Return cells of v2, columns last, as the user gave them: all columns, with names."""
+        return self._with_all_columns(cells)
 
     def latent_directions(self, Z):
         r"""Return the directions in which moving z changes what is decoded, least first.

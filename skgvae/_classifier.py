@@ -10,7 +10,7 @@ from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.metrics import accuracy_score
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _get_feature_names, check_is_fitted, validate_data
+from sklearn.utils.validation import _get_feature_names, check_is_fitted
 from torch import nn
 
 from ._base import BaseGaussianVAE
@@ -28,7 +28,7 @@ from ._networks import ACTIVATIONS
 from ._random import torch_seed
 from ._recipe import CLASSIFICATION
 from ._sklearn_callbacks import with_callbacks
-from ._validation import check_groups, drop_unweighted, refuse_dates, with_nan
+from ._validation import check_groups, check_y, drop_unweighted, refuse_dates
 from .likelihood import class_log_prob
 from .net import GaussianVAEClassifierNet
 from .nn import ClassifierHead, FilledClassifier, GaussianVAEClassifierModule
@@ -119,6 +119,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         Draws of z and v2 in prediction: scrambled Sobol points that are seeded in ``fit`` and
         shared by all rows, so that answers do not depend on which rows are asked for
         together. A power of two is best.
+    handle_unknown : {"error", "ignore"}, default="error"
+        What a name is that a category did not have in ``fit``: a ValueError, or an unknown cell.
     warm_start : bool, default=False
         Whether ``fit`` continues with the weights and the scaling of the last one.
     device : str or torch.device, default="auto"
@@ -254,6 +256,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         validation_fraction="auto",
         n_estimators=5,
         n_draws=64,
+        handle_unknown="error",
         warm_start=False,
         device="auto",
         random_state=None,
@@ -276,6 +279,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         self.validation_fraction = validation_fraction
         self.n_estimators = n_estimators
         self.n_draws = n_draws
+        self.handle_unknown = handle_unknown
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
@@ -508,16 +512,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         """Return X, target, class indices (-1: no label), weights and groups of the rows."""
         if self.unlabeled != self.unlabeled:
             raise ValueError("unlabeled=nan equals nothing: mark missing labels by another value.")
-        refuse_dates(X)
-        X, y = validate_data(
-            self,
-            with_nan(X),
-            y,
-            dtype=DTYPES,
-            reset=reset,
-            ensure_min_samples=n_needed,
-            ensure_all_finite="allow-nan",
-        )
+        X = self._check_rows(X, reset=reset, ensure_min_samples=n_needed)
+        y = check_y(self, X, y)
         is_labeled = find_labeled(y, self.unlabeled)
         found = choose_classes(y[is_labeled], classes)
         label = np.full(len(y), -1)
@@ -592,7 +588,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         target, weight = table.target, table.weight
         missing = np.isnan(target).all(1)
         if missing.any():
-            target = np.where(missing[:, None], self._target_scaler.offset, target)
+            target = np.where(missing[:, None], self._target_units.typical(), target)
             weight = np.where(missing, 0.0, 1.0 if weight is None else weight)
             weight = weight / weight.mean() if weight.any() else weight
         return super()._to_rows(table._replace(target=target, weight=weight))
@@ -641,7 +637,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
 
     def _call_classifier(self, classifier, n_targets, n_classes, generator):
         with torch_seed(generator.initial_seed()):
-            module = classifier(len(self._scaler.offset), n_targets, n_classes)
+            module = classifier(self._units.n_cells, n_targets, n_classes)
         if not isinstance(module, nn.Module):
             raise TypeError(
                 "classifier must be a module, or return one when called with (n_features, "

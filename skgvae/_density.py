@@ -68,7 +68,9 @@ def log_density(
     Technometrics 37(2), 1995.
     """
     draws, width = [own.to(v2) for own in draws], widest(vaes[0])
-    background = _log_background(v2, known) + math.log(BACKGROUND_SHARE)
+    log_volume = vaes[0].decoder.family.log_volume(v2)
+    log_volume = (log_volume if known is None else log_volume.where(known, 0.0)).sum(-1)
+    background = _log_background(v2, known) + log_volume + math.log(BACKGROUND_SHARE)
     sums = Sums(len(vaes), v2)
     if known is None:
         for m, vae in enumerate(vaes):

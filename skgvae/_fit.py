@@ -15,10 +15,11 @@ from sklearn.utils._param_validation import (
     Interval,
     StrOptions,
 )
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from skorch.helper import predefined_split
 
 from ._answers import Copies
+from ._columns import Column, RawColumn, check_held, columns_of_table, dtypes_of
 from ._folds import make_folds
 from ._history import to_columns, to_records
 from ._networks import (
@@ -31,9 +32,10 @@ from ._networks import (
 from ._random import draw_seeds, torch_seed
 from ._recipe import Recipe, recipe_for
 from ._rows import RowDataset, StackedRows, seen_by_encoder
-from ._scaling import FAR, FARTHEST, Latents, Standardizer, grid_noise, rows_with_holes
+from ._scaling import FAR, FARTHEST, Latents, rows_with_holes
 from ._sklearn_callbacks import SklearnCallbacks
 from ._together import train_among_others
+from ._units import Units
 from ._validation import SMALLEST, refuse_dates, with_nan
 from .net import GaussianVAENet
 from .nn import MAX_SCALE, NOISE_MODELS, GaussianVAEModule
@@ -43,7 +45,7 @@ DTYPES = [np.float64, np.float32]
 N_DESCRIBED = 10_000
 ACTIVE_KL = 0.01  # nats a row from which a latent component counts as used
 # Raised by each change of what a saved model holds.
-STATE_VERSION = 6
+STATE_VERSION = 7
 
 # Where scikit-learn's HTML representation of an estimator links to.
 DOC_LINK = (
@@ -101,6 +103,7 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
         ],
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
+        "handle_unknown": [StrOptions({"error", "ignore"})],
         "warm_start": ["boolean"],
         "device": [str, torch.device],
         "random_state": ["random_state"],
@@ -157,16 +160,13 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
 
     def _fit(self, table):
         """Recipe → units → split → start → train → describe."""
-        recipe = recipe_for(
-            table.n_units,
-            table.v2.shape[1],
-            self.get_params(deep=False),
-            self._choose_habits(table),
-        )
         if continues := self._continues():
             self._learn_more(table)
             self._net_params = dict(self.net_params or {})
         else:
+            self._set_units(table)
+        recipe = self._recipe_for(table, self.get_params(deep=False))
+        if not continues:
             self._set_up(table, recipe)
         self._keeps_optimizer = False
         self._recipe = asdict(recipe)
@@ -189,17 +189,15 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
 
     def _partial_fit(self, table):
         """Train one pass over such rows, at a constant learning rate; all models see them all."""
-        recipe = recipe_for(
-            table.n_units,
-            table.v2.shape[1],
-            self.get_params(deep=False) | {"validation_fraction": None, "max_epochs": 1},
-            self._choose_habits(table),
-        )
         if is_first := not self.__sklearn_is_fitted__():
-            self._set_up(table, recipe)
+            self._set_units(table)
         else:
             self._check_net_params()
             self._learn_more(table)
+        params = self.get_params(deep=False) | {"validation_fraction": None, "max_epochs": 1}
+        recipe = self._recipe_for(table, params)
+        if is_first:
+            self._set_up(table, recipe)
         n_members = recipe.n_members if is_first else len(self.modules_)
         rows = [self._balance(self._to_rows(table))] * n_members
         params = self._training_params(recipe)
@@ -222,21 +220,49 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
     def _continues(self):
         return self.warm_start and self.__sklearn_is_fitted__()
 
-    def _set_up(self, table, recipe):
-        """Learn the units, choose sizes and seeds."""
-        self._net_params = dict(self.net_params or {})
+    def _recipe_for(self, table, params):
+        n_columns = self._target_units.n_cells
+        return recipe_for(table.n_units, n_columns, params, self._choose_habits(table))
+
+    def _set_units(self, table):
+        """Learn kinds and units of the columns."""
         self._sees_holes = bool(rows_with_holes(table.X).any())
-        self._scaler = Standardizer.fit(table.X, table.weight)
-        self._target_scaler = self._scaler
+        columns = self._find_columns(table.X)
+        self._units = Units.fit(table.X, columns, table.weight, self._may_bend())
+        self._target_units = self._units
         if table.target is not None:
-            self._target_scaler = Standardizer.fit(table.target, table.weight)
+            columns = self._find_target_columns(table.target)
+            self._target_units = Units.fit(table.target, columns, table.weight, may_bend=False)
+
+    def _find_columns(self, X):
+        """Return the kind of each column of X, but for those that are left out."""
+        return self._with_levels([Column()] * X.shape[1])
+
+    def _may_bend(self):
+        """Return whether columns of X may be bent."""
+        return False
+
+    def _find_target_columns(self, target):
+        """Return the kind of each column of v2, where it is not X itself."""
+        return [Column()] * target.shape[1]
+
+    def _with_levels(self, columns):
+        places = np.delete(np.arange(self.n_features_in_), self._unknown_columns)
+        return [
+            Column("categorical", levels=self._levels[j]) if j in self._levels else column
+            for j, column in zip(places, columns, strict=True)
+        ]
+
+    def _set_up(self, table, recipe):
+        """Choose sizes and seeds."""
+        self._net_params = dict(self.net_params or {})
         min_noise = self._choose_min_noise(table.v2)
-        self.min_noise_ = self._with_all_columns(min_noise)
+        self.min_noise_ = self._of_columns(min_noise)
         self.n_components_ = recipe.n_components
         self._module_spec = {
-            "in_features": table.X.shape[1] * (2 if self._sees_holes else 1),
+            "in_features": self._units.n_cells * (2 if self._sees_holes else 1),
             "latent_features": recipe.n_components,
-            "out_features": table.v2.shape[1],
+            "out_features": self._target_units.n_cells,
             "hidden_features": hidden_features(self.hidden_layer_sizes),
             "activation": self.activation,
             "noise": self.noise,
@@ -244,6 +270,8 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
             "max_noise": self._choose_max_noise(table.v2, min_noise),
             **module_params(self._net_params),
         }
+        if (cells := self._target_units.cells()) is not None:
+            self._module_spec["cells"] = cells
         self._structure = self._get_structure()
         self._copies = Copies()
         self._latents = Latents(np.arange(recipe.n_components), np.ones(recipe.n_components))
@@ -257,7 +285,7 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
 
     def _choose_min_noise(self, target):
         if self.min_noise == "auto":
-            return grid_noise(target, self._target_scaler.scale, self._min_noise)
+            return self._target_units.noise_floors(target, self._min_noise)
         if self.min_noise < SMALLEST:
             raise ValueError(f"min_noise={self.min_noise!r} is zero in float32.")
         if self.min_noise >= MAX_SCALE:
@@ -265,19 +293,19 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
                 f"min_noise={self.min_noise!r} is out of proportion to the data: use less than "
                 f"{MAX_SCALE:g}, or 'auto'."
             )
-        return np.full(target.shape[1], float(self.min_noise))
+        return np.full(self._target_units.n_cells, float(self.min_noise))
 
     def _choose_max_noise(self, target, min_noise):
-        return np.full(target.shape[1], MAX_SCALE)
+        return np.full(self._target_units.n_cells, MAX_SCALE)
 
     def _learn_more(self, table):
         """Check rows with which a fitted model goes on; learn units of columns so far constant."""
         self._check_structure(table)
-        self._scaler, new = self._scaler.with_varying(table.X, table.weight)
+        self._units, new = self._units.with_varying(table.X, table.weight)
         if table.target is None:
-            self._target_scaler = self._scaler
+            self._target_units = self._units
         else:
-            self._target_scaler, new = self._target_scaler.with_varying(table.target, table.weight)
+            self._target_units, new = self._target_units.with_varying(table.target, table.weight)
         for module in self.modules_ if new.any() else ():
             module.decoder.reset_outputs_(torch.from_numpy(new))
         self._check_distance(table)
@@ -301,18 +329,21 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
                     f"{name}={value!r}, but the fitted model has {name}={fitted!r}. Use fit with "
                     "warm_start=False for another model."
                 )
-        widths = len(self._scaler.offset), self._module_spec["out_features"]
+        widths = len(self._units.columns), len(self._target_units.columns)
         given = table.X.shape[1], table.v2.shape[1]
         if widths != given:
             raise ValueError(
                 f"The fitted model has {widths[0]} features and {widths[1]} targets, but got "
                 f"{given[0]} and {given[1]}. Use fit with warm_start=False for new data."
             )
+        names = np.delete(self._all_names(), self._unknown_columns).tolist()
+        for column, values, name in zip(self._units.columns, table.X.T, names, strict=True):
+            check_held(values, column, name)
 
     def _check_distance(self, table):
-        names = ("X", table.X, self._scaler), ("the target", table.target, self._target_scaler)
-        for name, rows, scaler in names[: 1 if table.target is None else 2]:
-            farthest = scaler.farthest(rows).max()
+        names = ("X", table.X, self._units), ("the target", table.target, self._target_units)
+        for name, rows, units in names[: 1 if table.target is None else 2]:
+            farthest = units.farthest(rows).max()
             if farthest > FARTHEST:
                 raise ValueError(
                     f"A value of {name} lies {farthest:.3g} standard deviations from the mean of "
@@ -336,16 +367,18 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
 
     def _to_rows(self, table):
         if table.target is not None:
-            self._scaler = self._scaler.limited_to(table.X)
+            self._units = self._units.limited_to(table.X)
         v1 = torch.from_numpy(self._to_input(table.X, np.float32))
         v2, known = None, None
-        if rows_with_holes(table.v2).any():
-            known = ~np.isnan(table.v2)
         if table.target is not None:
-            v2 = self._target_scaler.forward(table.target, np.float32)
-            v2 = torch.from_numpy(v2 if known is None else np.where(known, v2, np.float32(0)))
+            v2 = self._target_units.forward(table.target, np.float32)
+            if rows_with_holes(v2).any():
+                known = ~np.isnan(v2)
+                v2 = np.where(known, v2, np.float32(0))
+            v2 = torch.from_numpy(v2)
         elif self._sees_holes:
-            v2 = v1[:, : table.X.shape[1]]
+            v2, unknown = v1.tensor_split(2, -1)
+            known = (unknown == 0).numpy() if unknown.any() else None
         others = (table.weight, table.label, table.label_weight, known)
         weight, *others = (None if a is None else torch.from_numpy(a) for a in others)
         weight = None if weight is None else weight.float()
@@ -353,7 +386,7 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
 
     def _to_input(self, X, dtype=None):
         """Return standardised rows as the encoder sees them."""
-        rows = torch.from_numpy(self._scaler.forward(X, dtype))
+        rows = torch.from_numpy(self._units.forward(X, dtype))
         return seen_by_encoder(rows, self._sees_holes).numpy()
 
     def _split(self, table, recipe, n_members):
@@ -512,22 +545,20 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
             eps = torch.randn(loc.shape, generator=generator, dtype=loc.dtype, device=loc.device)
             z = torch.addcmul(loc, log_scale.exp(), eps)
             decoded, decoded_log_scale = module.decoder.loc_and_log_scale(z)
-            variance = module.decoder.family.variance * torch.exp(2 * decoded_log_scale)
-            variance = variance.expand_as(decoded)
+            family = module.decoder.family
+            variance = self._target_units.noise_variance(family, decoded, decoded_log_scale)
             weight = None if rows.weight is None else rows.weight.numpy()
             weight = None if weight is None or not weight.any() else weight
-            noise.append(np.average(variance.cpu().double().numpy(), 0, weight))
+            noise.append(np.average(variance, 0, weight))
             if len(noise) == 1:
                 kl = module.prior.kl(loc, log_scale, z).cpu().double().numpy()
                 kl = np.average(kl, 0, weight)
                 if is_new:
-                    cells = rows.v1[:, : len(self._scaler.offset)].numpy()
+                    cells = rows.v1[:, : self._units.n_cells].numpy()
                     self._latents = Latents.of(kl, loc.cpu().numpy(), cells)
                 self.kl_per_component_ = kl[self._latents.order]
         self.n_active_components_ = int(np.sum(self.kl_per_component_ > ACTIVE_KL))
-        self.noise_variance_ = self._with_all_columns(
-            np.mean(noise, 0) * self._target_scaler.scale**2
-        )
+        self.noise_variance_ = self._with_all_columns(np.mean(noise, 0))
 
     @contextmanager
     def _all_or_nothing(self):
@@ -560,11 +591,43 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
 
     # What comes in
 
-    def _check_rows(self, X, **params):
-        """Return rows as an array in which unknown cells are NaN."""
+    def _check_rows(self, X, reset=True, **params):
+        """Return rows as an array in which unknown cells are NaN, and names are codes."""
         refuse_dates(X)
-        own = {"dtype": DTYPES, "ensure_all_finite": "allow-nan"}
-        return validate_data(self, with_nan(X), **own, **params)
+        own = {"dtype": DTYPES, "ensure_all_finite": "allow-nan", **params}
+        raw = columns_of_table(X)
+        if reset:
+            self._dtypes = dtypes_of(X)
+        if raw is None:
+            X = validate_data(self, with_nan(X), reset=reset, **own)
+            places = self._said_to_be_categories() if reset else self._levels
+            if not places:
+                self._levels = {}
+                return X
+            raw = [RawColumn(X[:, j]) for j in range(X.shape[1])]
+        else:
+            X = X if hasattr(X, "shape") else np.array(X, dtype=object)
+            validate_data(self, X, reset=reset, skip_check_array=True)
+            places = [j for j, column in enumerate(raw) if column.holds_names]
+            places = {*places, *self._said_to_be_categories()} if reset else self._levels
+        names = self._all_names()
+        if reset:
+            self._levels = {j: raw[j].find_levels(names[j]) for j in sorted(places)}
+            self._levels = {j: levels for j, levels in self._levels.items() if levels}
+        found, may_skip = np.empty((len(raw[0].values), len(raw))), self.handle_unknown == "ignore"
+        for j, column in enumerate(raw):
+            if j in self._levels:
+                found[:, j] = column.to_codes(self._levels[j], names[j], may_skip)
+            else:
+                found[:, j] = column.to_numbers(names[j])
+        return check_array(found, input_name="X", estimator=self, **own)
+
+    def _said_to_be_categories(self):
+        """Return the positions of columns of numbers that the user calls categories."""
+        return {}
+
+    def _all_names(self):
+        return list(getattr(self, "feature_names_in_", range(self.n_features_in_)))
 
     def _choose_columns(self, X, reset):
         """Return training rows without the columns of which no cell is known; warn of these."""
@@ -609,6 +672,10 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
             )
         left_out = self._unknown_columns
         return np.delete(X, left_out, axis=1) if len(left_out) else X
+
+    def _of_columns(self, cells):
+        """Return numbers of the module's columns for those of v2; NaN for categories."""
+        return self._with_all_columns(self._target_units.of_columns(cells))
 
     def _with_all_columns(self, cells):
         """Return cells of v2, columns last; NaN in those that were left out, where v2 is X."""

@@ -10,8 +10,9 @@ from sklearn.utils._missing import is_pandas_na, is_scalar_nan
 from sklearn.utils._param_validation import MissingValues, StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
+from ._columns import are_unknown, columns_of_table, objects_of
 from ._fit import DOC_LINK, DTYPES
-from ._vae import GaussianVAE
+from ._vae import STATISTICS, GaussianVAE
 from ._validation import drop_unweighted, refuse_dates, with_nan
 
 
@@ -32,9 +33,11 @@ class GaussianVAEImputer(TransformerMixin, BaseEstimator):
         ``random_state`` is None takes the imputer's.
     missing_values : int, float, np.nan or pandas.NA, default=np.nan
         The value that marks a missing cell. NaN in X is an error if the marker is a number.
-    statistic : {"mean", "median"}, default="mean"
+    statistic : {"auto", "mean", "median"}, default="auto"
         What fills a missing cell. The mean has the least squared error, the median the least
-        absolute error. It is not used if ``sample_posterior=True``.
+        absolute error. "auto" is the mean, and in a column on a grid the median, which is on the
+        grid. A category gets its most probable level. It is not used if
+        ``sample_posterior=True``.
     sample_posterior : bool, default=False
         Whether ``transform`` fills the missing cells of a row with one random draw. Draws are
         possible values, with the noise of the data; their errors are larger than those of the
@@ -84,7 +87,7 @@ class GaussianVAEImputer(TransformerMixin, BaseEstimator):
     _parameter_constraints: dict = {
         "estimator": [GaussianVAE, None],
         "missing_values": [MissingValues(numeric_only=True)],
-        "statistic": [StrOptions({"mean", "median"})],
+        "statistic": [StrOptions(set(STATISTICS))],
         "sample_posterior": ["boolean"],
         "add_indicator": ["boolean"],
         "keep_empty_features": ["boolean"],
@@ -99,7 +102,7 @@ class GaussianVAEImputer(TransformerMixin, BaseEstimator):
         estimator=None,
         *,
         missing_values=np.nan,
-        statistic="mean",
+        statistic="auto",
         sample_posterior=False,
         add_indicator=False,
         keep_empty_features=False,
@@ -116,6 +119,7 @@ class GaussianVAEImputer(TransformerMixin, BaseEstimator):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = bool(np.isnan(self._marker()))
+        tags.input_tags.categorical = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
@@ -155,7 +159,7 @@ class GaussianVAEImputer(TransformerMixin, BaseEstimator):
         indicator = None
         if self.add_indicator:
             indicator = MissingIndicator(missing_values=self._marker(), error_on_new=False)
-            indicator = indicator.set_output(transform="default").fit(counted)
+            indicator = indicator.set_output(transform="default").fit(self._flags(counted))
         model = GaussianVAE() if self.estimator is None else clone(self.estimator)
         if model.random_state is None:
             model.set_params(random_state=self.random_state)
@@ -191,7 +195,7 @@ class GaussianVAEImputer(TransformerMixin, BaseEstimator):
         filled = np.where(self._is_missing(X), found, X)[:, self._kept()]
         if self.indicator_ is None:
             return filled
-        return np.hstack([filled, self.indicator_.transform(X).astype(X.dtype)])
+        return np.hstack([filled, self.indicator_.transform(self._flags(X)).astype(X.dtype)])
 
     def inverse_transform(self, X):
         """Put the missing values back.
@@ -216,7 +220,7 @@ class GaussianVAEImputer(TransformerMixin, BaseEstimator):
                 "inverse_transform needs the indicators of missing values, but the imputer was "
                 "fitted with add_indicator=False. Set add_indicator=True and fit again."
             )
-        X = check_array(X, dtype=DTYPES)
+        X = check_array(X, dtype=DTYPES if columns_of_table(X) is None else object)
         kept, features = self._kept(), self.indicator_.features_
         n_kept = np.count_nonzero(kept)
         if X.shape[1] != n_kept + len(features):
@@ -255,6 +259,11 @@ class GaussianVAEImputer(TransformerMixin, BaseEstimator):
 
     def _validate(self, X, reset=False, **params):
         refuse_dates(X)
+        raw = columns_of_table(X)
+        if raw is not None:
+            X = X if hasattr(X, "shape") else np.array(X, dtype=object)
+            validate_data(self, X, reset=reset, skip_check_array=True)
+            return objects_of(raw)
         finite = "allow-nan" if np.isnan(self._marker()) else True
         params |= {"dtype": DTYPES, "reset": reset, "ensure_all_finite": finite}
         return validate_data(self, with_nan(X), **params)
@@ -266,7 +275,16 @@ class GaussianVAEImputer(TransformerMixin, BaseEstimator):
 
     def _is_missing(self, X):
         marker = self._marker()
+        if X.dtype == object:
+            return are_unknown(X) if np.isnan(marker) else marker == X
         return np.isnan(X) if np.isnan(marker) else marker == X
+
+    def _flags(self, X):
+        """Return numbers, in which missing cells are marked as they are in X."""
+        if X.dtype != object:
+            return X
+        marker = self._marker()
+        return np.where(self._is_missing(X), marker, 1.0 if marker == 0 else 0.0)
 
     def _for_model(self, X):
         """Return the features that have known cells, with NaN in their missing cells."""

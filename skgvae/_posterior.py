@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ._density import ROUNDS, Sums, places_of, rows_at_once
-from ._mixture import mixture_quantile
 from ._proposals import Proposal
 from .likelihood import MAX_ELEMENTS, widest
 
@@ -125,21 +124,7 @@ def drawn_by(vaes: Sequence[nn.Module], z: Tensor, model: Tensor, eps: Tensor) -
     eps : Tensor of shape (*, out_features)
         Standard normal.
     """
-    loc, log_scale = decoded_by(vaes, z, model)
-    return torch.addcmul(loc, log_scale.exp(), vaes[0].decoder.family.from_normal(eps))
-
-
-def moments_of(vaes: Sequence[nn.Module], draws: PosteriorDraws) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of v2 given draws of z, of shape (n, out_features)."""
-    loc, log_scale = decoded_by(vaes, draws.z, draws.model)
-    noise = vaes[0].decoder.family.variance * torch.exp(2 * log_scale)
-    return loc.mean(1), (noise.mean(1) + loc.var(1, correction=0)).sqrt()
-
-
-def median_of(vaes: Sequence[nn.Module], draws: PosteriorDraws) -> Tensor:
-    """Return the median of each cell of v2 given draws of z, of shape (n, out_features)."""
-    loc, log_scale = (a.transpose(0, 1) for a in decoded_by(vaes, draws.z, draws.model))
-    return mixture_quantile(0.5, loc, log_scale.exp(), vaes[0].decoder.family)
+    return vaes[0].decoder.family.draw(*decoded_by(vaes, z, model), eps)
 
 
 def _resample(z, log_weights, position, model):

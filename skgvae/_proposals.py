@@ -39,11 +39,7 @@ def linear_posterior(
     slope: Tensor,
     precision: Tensor,
 ) -> LinearPosterior:
-    r"""Return p(z | known cells) where v2 = loc + slope (z - mean) + noise for each component.
-
-    With the precision :math:`F^T F` of a component, the rows J of ``slope`` and the precisions w
-    of the noise that belong to known cells, that of z is :math:`\Lambda = F^T F + J^T w J`, and
-    :math:`\Lambda^{-1} J^T w (v_2 - loc)` is how far its mean is from that of the component.
+    """Return p(z | known cells) where v2 = loc + slope (z - mean) + noise for each component.
 
     Parameters
     ----------
@@ -57,21 +53,48 @@ def linear_posterior(
         The decoder at the mean of each component: its mean, the derivatives of that, and one over
         its variance.
     """
+    root = precision.sqrt()
+    score = (v2 - loc[:, None]) * root[:, None]  # (C, n, d)
+    log_lik = (root.log() - 0.5 * math.log(2 * math.pi))[:, None] - 0.5 * score.square()
+    log_lik = log_lik.where(known, 0.0).sum(-1)
+    return posterior_near(log_lik, score, slope * root[..., None], known, components)
+
+
+def posterior_near(
+    log_lik: Tensor, score: Tensor, slope: Tensor, known: Tensor, components: GaussianComponents
+) -> LinearPosterior:
+    r"""Return p(z | known cells) where v2 is linear in z but for noise, near each component.
+
+    With the precision :math:`F^T F` of a component and the rows J of ``slope`` that belong to
+    known cells, the precision of z is :math:`\Lambda = F^T F + J^T J`, and :math:`\Lambda^{-1} J^T
+    r` with the entries r of ``score`` is how far its mean is from that of the component.
+
+    Parameters
+    ----------
+    log_lik : Tensor of shape (C, n)
+        log p(known cells | z) at the mean of each component.
+    score : Tensor of shape (C, n, d)
+        Each cell less its mean there, in standard deviations; what an unknown one holds is finite
+        and does not matter.
+    slope : Tensor of shape (C, d, l)
+        Derivatives of the mean there, in standard deviations.
+    known : Tensor of bool, of shape (n, d)
+        Which cells are known.
+    components : GaussianComponents
+        C Gaussians of z.
+    """
     log_weights, means, factors = components
     n_latents = means.shape[-1]
-    residual = (v2 - loc[:, None]).where(known, 0.0)  # (C, n, d)
-    weight = precision[:, None] * known
     outer = (slope[..., None] * slope[..., None, :]).flatten(-2)  # (C, d, l²)
-    information = (weight @ outer).unflatten(-1, (n_latents, n_latents))
+    information = (known.to(outer) @ outer).unflatten(-1, (n_latents, n_latents))
     root, _ = torch.linalg.cholesky_ex((factors.mT @ factors)[:, None] + information)
-    pull = (weight * residual) @ slope
+    pull = score.where(known, 0.0) @ slope
     step = torch.cholesky_solve(pull[..., None], root)[..., 0]
-    log_peaks = (0.5 * (precision.log() - math.log(2 * math.pi))[:, None] * known).sum(-1)
     log_evidence = (
         (log_weights.log_softmax(-1) + log_diagonal(factors).sum(-1))[:, None]
         - log_diagonal(root).sum(-1)
-        + log_peaks
-        + 0.5 * ((pull * step).sum(-1) - (weight * residual.square()).sum(-1))
+        + log_lik
+        + 0.5 * (pull * step).sum(-1)
     )
     return LinearPosterior(log_evidence, means[:, None] + step, root)
 
@@ -127,10 +150,14 @@ class Proposal:
         self.mode, self.root = mode, root
 
     def _start(self, components):
+        family = self.vae.decoder.family
         loc, log_scale, slope_of = _near(self.vae.decoder, components.means)
-        of_loc, _ = self.vae.decoder.family.fisher_information
-        linear = loc[0], slope_of(loc), of_loc * torch.exp(-2 * log_scale[0])
-        found = linear_posterior(self.v2, self.known, components, *linear)
+        slopes = (slope_of(a).mT for a in (loc, log_scale))
+        slope, _ = family.information_roots(loc[0], log_scale[0], *slopes)
+        at_means = self.v2, loc[0, :, None], log_scale[0, :, None]
+        log_lik = family.log_prob(*at_means).where(self.known, 0.0).sum(-1)
+        score = family.score(*at_means)
+        found = posterior_near(log_lik, score, slope.mT, self.known, components)
         weights = found.log_evidence.nan_to_num(-torch.inf, -torch.inf).softmax(0)
         n_modes = min(MAX_MODES, len(weights))
         weights, chosen = weights.nan_to_num(1.0).topk(n_modes, 0)
@@ -249,12 +276,11 @@ def gaussian_posterior(
     """
     loc, log_scale, slope_of = _near(vae.decoder, z)
     gradient = slope_of(decoded_log_prob(vae, v2, loc, log_scale, known))
-    by_loc = (slope_of(loc) * torch.exp(-log_scale[0])[..., None]).mT  # (n, latents, features)
-    by_scale = slope_of(log_scale).mT
+    slopes = (slope_of(a).mT for a in (loc, log_scale))  # (n, latents, features)
+    roots = vae.decoder.family.information_roots(loc[0], log_scale[0], *slopes)
     if known is not None:
-        by_loc, by_scale = (a.where(known[:, None], 0.0) for a in (by_loc, by_scale))
-    of_loc, of_scale = vae.decoder.family.fisher_information
-    information = of_loc * by_loc @ by_loc.mT + of_scale * by_scale @ by_scale.mT
+        roots = (root.where(known[:, None], 0.0) for root in roots)
+    information = sum(root @ root.mT for root in roots)
     precision = factor.mT @ factor
     root, info = torch.linalg.cholesky_ex(precision + information)
     pull = precision @ (mean - z)[..., None] + gradient[..., None]

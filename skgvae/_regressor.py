@@ -7,15 +7,15 @@ import numpy as np
 import torch
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.utils import check_array
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from ._base import BaseGaussianVAE
-from ._fit import DTYPES, Table
+from ._fit import Table
 from ._groups import merge_copies
 from ._mixture import mixture_quantile
 from ._recipe import REGRESSION
 from ._sklearn_callbacks import with_callbacks
-from ._validation import check_groups, drop_unweighted, refuse_dates, with_nan
+from ._validation import check_groups, check_y, drop_unweighted, refuse_dates
 from .likelihood import (
     decoded_components,
     decoded_covariance,
@@ -94,6 +94,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         up) between the models: scrambled Sobol points
         that are seeded in ``fit`` and shared by all rows, so that answers do not depend on
         which rows are asked for together. A power of two is best.
+    handle_unknown : {"error", "ignore"}, default="error"
+        What a name is that a category did not have in ``fit``: a ValueError, or an unknown cell.
     warm_start : bool, default=False
         Whether ``fit`` continues with the weights and the scaling of the last one.
     device : str or torch.device, default="auto"
@@ -197,6 +199,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         validation_fraction="auto",
         n_estimators=5,
         n_draws=256,
+        handle_unknown="error",
         warm_start=False,
         device="auto",
         random_state=None,
@@ -215,6 +218,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         self.validation_fraction = validation_fraction
         self.n_estimators = n_estimators
         self.n_draws = n_draws
+        self.handle_unknown = handle_unknown
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
@@ -372,7 +376,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         """
         moments = partial(decoded_moments, tail=self._tail_factor())
         _, *parts = self._answer_from_draws(moments, self._validate_rows(X))
-        to_units = self._target_scaler.inverse_variance
+        to_units = self._target_units.inverse_variance
         noise, latent = (self._keep_shape(to_units(part)) for part in parts)
         return noise, latent
 
@@ -407,7 +411,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             found = [mixture_quantile(p, *components, self._noise_family) for p in levels]
             return (torch.stack(found, 1),)  # (n, n_quantiles, n_targets)
 
-        inverses = [self._target_scaler.inverse]
+        inverses = [self._target_units.inverse]
         size = self._n_components_decoded
         X = self._validate_rows(X)
         (found,) = self._answer_from_draws(function, X, size=size, inverses=inverses)
@@ -466,9 +470,9 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             lambda modules, v1, v2: (predictive_log_prob(modules, v1, v2, draws, tail=tail),),
             X,
             y,
-            forwards=[self._to_input, lambda y: self._target_scaler.forward(y, dtype)],
+            forwards=[self._to_input, lambda y: self._target_units.forward(y, dtype)],
         )
-        return log_prob - self._target_scaler.log_abs_det(y)
+        return log_prob - self._target_units.log_abs_det(y)
 
     def sample(self, X, n_samples=1, random_state=None):
         """Draw y given x: z from q(z | x), then y from the decoder.
@@ -491,19 +495,9 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         return y[..., 0] if self._is_single else y
 
     def _validate_pairs(self, X, y, reset):
-        refuse_dates(X)
         refuse_dates(y, "y")
-        X, y = validate_data(
-            self,
-            with_nan(X),
-            y,
-            dtype=DTYPES,
-            ensure_all_finite="allow-nan",
-            multi_output=True,
-            y_numeric=True,
-            reset=reset,
-            ensure_min_samples=2 if reset else 1,
-        )
+        X = self._check_rows(X, reset=reset, ensure_min_samples=2 if reset else 1)
+        y = check_y(self, X, y, multi_output=True, y_numeric=True)
         y = check_array(y, dtype=np.float64, ensure_2d=False, input_name="y")  # refuses sparse
         if reset:
             self._is_single = y.ndim == 1
@@ -541,14 +535,14 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         X = self._validate_rows(X)
         parts = self._answer_from_draws(function, X, size=self._n_components_decoded)
         loc, scale = (part.transpose(1, 0, 2) for part in parts)
-        return self._target_scaler.inverse(loc), self._target_scaler.inverse_scale(scale)
+        return self._target_units.inverse_mean(loc), self._target_units.inverse_scale(scale)
 
     def _mean_and_covariance(self, X):
         function = partial(decoded_covariance, tail=self._tail_factor())
         X = self._validate_rows(X)
         mean, covariance = self._answer_from_draws(function, X, size=self._n_components_decoded)
-        mean = self._keep_shape(self._target_scaler.inverse(mean))
-        covariance = covariance * np.outer(self._target_scaler.scale, self._target_scaler.scale)
+        mean = self._keep_shape(self._target_units.inverse_mean(mean))
+        covariance = covariance * np.outer(self._target_units.scale, self._target_units.scale)
         return mean, covariance[:, 0, 0] if self._is_single else covariance
 
     def _keep_shape(self, y):

@@ -9,14 +9,16 @@ import torch
 from sklearn.base import _fit_context
 from sklearn.utils import check_scalar, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from ._answers import cached_draws
 from ._base import BaseGaussianVAE
+from ._columns import Column, column_as, column_of, specs_by_place, table_of
 from ._density import ROUNDS, log_density
 from ._fit import Table
 from ._groups import merge_copies
-from ._posterior import drawn_by, median_of, moments_of, posterior_draws
+from ._posterior import decoded_by, drawn_by, posterior_draws
 from ._random import draw_seeds
 from ._recipe import DENSITY, INCOMPLETE
 from ._rows import seen_by_encoder
@@ -33,6 +35,7 @@ from .objectives import elbo, importance_weighted_bound
 N_PRIOR_COMPONENTS = 8  # where no classical model says how many
 FEW_ROWS = 10
 MIN_DRAWS = 8  # of each model: of fewer no standard error can be told
+STATISTICS = "auto", "mean", "median"
 MAX_SAMPLES = 4096  # at once, where cells are given
 
 
@@ -60,6 +63,9 @@ class GaussianVAE(BaseGaussianVAE):
     NaN means that a cell is unknown, in ``fit`` and in every method. Training maximises the bound
     of the known cells [5]_; it takes longer where there are unknown ones. Answers are those given
     the known cells. Columns of which no cell is known in ``fit`` are left out, with a warning.
+
+    Columns may hold integers, amounts and names, see Notes. What comes out is a possible row, and
+    an array of objects where there are names; ``set_output`` asks for a table.
 
     Parameters
     ----------
@@ -116,6 +122,12 @@ class GaussianVAE(BaseGaussianVAE):
         They are scrambled Sobol points that are seeded in ``fit`` and shared by all rows, so that
         answers do not depend on which rows are asked for together. A power of two for each
         model is best.
+    columns : "auto", "continuous" or dict, default="auto"
+        Kinds of the columns. "auto" finds them, see Notes; a dict says some by name or position:
+        "continuous", "positive", ("bounded", low, high), "integer", "grid" or ("grid", step),
+        "categorical". "continuous" takes all numbers as they are.
+    handle_unknown : {"error", "ignore"}, default="error"
+        What a name is that a category did not have in ``fit``: a ValueError, or an unknown cell.
     warm_start : bool, default=False
         Whether ``fit`` continues with the weights and the scaling of the last one.
     device : str or torch.device, default="auto"
@@ -152,9 +164,12 @@ class GaussianVAE(BaseGaussianVAE):
     n_prior_components_ : int
         Gaussians in the prior; of several models, the most that any has.
     noise_variance_ : ndarray of shape (n_features_in_,)
-        Average decoder variance of each feature, over all models, in squared units of X.
+        Average decoder variance of each feature, over all models, in squared units of X. NaN for a
+        category.
     min_noise_ : ndarray of shape (n_features_in_,)
-        Floor of the decoder's standard deviation, in standardised units.
+        Floor of the decoder's standard deviation, in standardised units. NaN for a category.
+    columns_ : dict
+        Kind of each column, by its name or position.
     net_ : GaussianVAENet
         The skorch net.
     module_ : GaussianVAEModule
@@ -170,6 +185,20 @@ class GaussianVAE(BaseGaussianVAE):
     sklearn.decomposition.PCA : The linear special case with one variance.
     sklearn.mixture.GaussianMixture : Density of clustered data.
     GaussianVAEImputer : A step that fills in unknown cells.
+
+    Notes
+    -----
+    Strings, bool and pandas' categories are categories, with at most 50 levels each. Whole
+    numbers are integers, numbers with at most three decimals are on a grid, and if none of the
+    others is negative they are positive; in 5 % of the rows there may be more decimals, or zeros.
+    All else is continuous, also a column of less than 20 values or of one alone.
+
+    For a value on a grid with step h the score counts log P(cell) - log h, with P of the interval
+    around the value; what lies beyond the lowest value belongs to it. That is a density, constant
+    around each value. The probability of a category's level is a softmax of the decoder's
+    output. Positive values are mapped to all numbers first, and skewed amounts on a grid are bent.
+    So kinds of columns do not change the unit of a score. A row with a value beyond the bounds of
+    its column has a density of zero.
 
     References
     ----------
@@ -197,6 +226,7 @@ class GaussianVAE(BaseGaussianVAE):
 
     _habits = DENSITY
     _knows_density = True
+    _statistic = "auto"
     _min_noise = 0.003  # what columns leave of each other's variance may be little
     _nothing_to_find = "if the columns are independent of each other, there is nothing to find"
     _parameter_constraints: dict = {
@@ -205,6 +235,7 @@ class GaussianVAE(BaseGaussianVAE):
             StrOptions(set(PRIORS)),
             Interval(Integral, 1, None, closed="left"),
         ],
+        "columns": [dict, StrOptions({"auto", "continuous"})],
     }
 
     def __init__(
@@ -223,6 +254,8 @@ class GaussianVAE(BaseGaussianVAE):
         validation_fraction="auto",
         n_estimators=5,
         n_draws=256,
+        columns="auto",
+        handle_unknown="error",
         warm_start=False,
         device="auto",
         random_state=None,
@@ -242,6 +275,8 @@ class GaussianVAE(BaseGaussianVAE):
         self.validation_fraction = validation_fraction
         self.n_estimators = n_estimators
         self.n_draws = n_draws
+        self.columns = columns
+        self.handle_unknown = handle_unknown
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
@@ -365,9 +400,11 @@ class GaussianVAE(BaseGaussianVAE):
             Decoder noise and spread of the decoder's means together, if ``return_std``.
         """
         check_is_fitted(self)
-        X = self._validate_rows(X)
-        mean, std = self._answer_each(self._mean_and_std, self._moments_of_incomplete, X)
-        mean, std = self._with_all_columns(mean), self._with_all_columns(std)
+        params = {"statistic": "auto", "with_std": return_std}
+        complete = partial(self._mean_and_std, **params)
+        incomplete = partial(self._summary_of_incomplete, **params)
+        mean, std = self._answer_each(complete, incomplete, self._validate_rows(X))
+        mean, std = self._to_table(mean), self._with_all_columns(std)
         return (mean, std) if return_std else mean
 
     def score_samples(self, X, return_std=False):
@@ -420,11 +457,10 @@ class GaussianVAE(BaseGaussianVAE):
             return log_density(modules, v1, v2, draws, n_first, known)
 
         def answer(X):
-            return self._answer(density, X, forwards=[self._scaler.forward])
+            return self._answer(density, X, forwards=[self._units.forward])
 
         log_prob, std = self._answer_each(answer, answer, X)
-        log_prob = log_prob - self._scaler.log_abs_det(X)
-        log_prob = log_prob.astype(std.dtype, copy=False)
+        log_prob = self._in_units(log_prob, X)
         return (log_prob, std) if return_std else log_prob
 
     def score(self, X, y=None, sample_weight=None):
@@ -472,11 +508,34 @@ class GaussianVAE(BaseGaussianVAE):
             return (lower_bound(modules, v1, v2, draws, known),)
 
         def answer(X):
-            return self._answer(bound, X, forwards=[self._scaler.forward])
+            return self._answer(bound, X, forwards=[self._units.forward])
 
         (bounds,) = self._answer_each(answer, answer, X)
-        in_units = bounds - self._scaler.log_abs_det(X)
-        return in_units.astype(bounds.dtype, copy=False)
+        return self._in_units(bounds, X)
+
+    def _in_units(self, log_prob, X):
+        """Return log densities in the units of X: -inf for a value that a column cannot have."""
+        found = (log_prob - self._units.log_abs_det(X)).astype(log_prob.dtype, copy=False)
+        if self._units.is_plain:
+            return found
+        unsupported = self._units.unsupported(X)
+        if unsupported.any():
+            names = np.delete(self._all_names(), self._unknown_columns)
+            kinds = {
+                name: column
+                for name, column, own in zip(
+                    names.tolist(), self._units.columns, unsupported.any(0), strict=True
+                )
+                if own
+            }
+            warnings.warn(
+                f"{np.sum(unsupported.any(1))} rows have values that their columns cannot have, "
+                f"and so a density of zero: {kinds}.",
+                UserWarning,
+                stacklevel=3,
+            )
+            found[unsupported.any(1)] = -np.inf
+        return found
 
     def sample(self, n_samples=1, random_state=None, *, given=None):
         """Draw rows: z from the prior, then x from the decoder, its noise included.
@@ -527,10 +586,10 @@ class GaussianVAE(BaseGaussianVAE):
         def drawn(modules, z, noise, chosen):
             return (drawn_by(modules, z, chosen, noise),)
 
-        (rows,) = self._answer(drawn, z, noise, chosen, inverses=[self._target_scaler.inverse])
-        return self._with_all_columns(rows)
+        (rows,) = self._answer(drawn, z, noise, chosen, inverses=[self._target_units.inverse])
+        return self._to_table(rows)
 
-    def impute(self, X, n_imputations=None, statistic="mean", random_state=None):
+    def impute(self, X, n_imputations=None, statistic="auto", random_state=None):
         """Return rows with their unknown cells (NaN) filled in, given the known ones.
 
         p(unknown | known cells) is a mixture over z and the models. The mean or median of each
@@ -547,9 +606,10 @@ class GaussianVAE(BaseGaussianVAE):
             Rows; NaN where a cell is unknown. Also rows of which no cell is known.
         n_imputations : int, default=None
             Number of independent draws. None returns one table of ``statistic``.
-        statistic : {"mean", "median"}, default="mean"
+        statistic : {"auto", "mean", "median"}, default="auto"
             What to fill in where ``n_imputations`` is None. The mean has the least squared error,
-            the median the least absolute error.
+            the median the least absolute error. "auto" is the mean, and in a column on a grid the
+            median, which is on the grid. In a category it is the most probable level.
         random_state : int, RandomState instance or None, default=None
             Seed of the draws; None draws afresh at each call.
 
@@ -576,8 +636,8 @@ class GaussianVAE(BaseGaussianVAE):
         ((150, 4), (5, 150, 4))
         """
         check_is_fitted(self)
-        if statistic not in ("mean", "median"):
-            raise ValueError(f"statistic must be 'mean' or 'median', got {statistic!r}.")
+        if statistic not in STATISTICS:
+            raise ValueError(f"statistic must be one of {STATISTICS}, got {statistic!r}.")
         table, n = self._check_rows(X, reset=False), 1
         if n_imputations is not None:
             n = check_scalar(n_imputations, "n_imputations", Integral, min_val=1)
@@ -588,14 +648,12 @@ class GaussianVAE(BaseGaussianVAE):
             if n_imputations is not None:
                 (seed,) = draw_seeds(random_state, 1)
                 found = self._draw_incomplete(rows, n, np.random.default_rng(seed))
-            elif statistic == "mean":
-                found = self._moments_of_incomplete(rows)[0]
             else:
-                (found,) = self._median_of_incomplete(rows)
+                found = self._summary_of_incomplete(rows, statistic)[0]
             filled[:, has_holes] = np.where(np.isnan(rows), found, rows)
         filled = self._with_all_columns(filled)
         filled[..., self._unknown_columns] = table[:, self._unknown_columns]
-        return filled[0] if n_imputations is None else filled
+        return self._with_names(filled[0] if n_imputations is None else filled)
 
     # Answers for rows with unknown cells
 
@@ -638,8 +696,8 @@ class GaussianVAE(BaseGaussianVAE):
 
     def _answer_incomplete(self, function, *arrays, **params):
         # With as many draws as the parameter says of all cells.
-        n_numbers = self._get_valid("n_draws") * (self.n_components_ + self.n_features_in_)
-        forwards = [self._scaler.forward, *[np.asarray] * (len(arrays) - 1)]
+        n_numbers = self._get_valid("n_draws") * (self.n_components_ + self._units.n_cells)
+        forwards = [self._units.forward, *[np.asarray] * (len(arrays) - 1)]
         return self._answer(function, *arrays, forwards=forwards, size=n_numbers, **params)
 
     def _encode(self, X, return_std):
@@ -654,20 +712,15 @@ class GaussianVAE(BaseGaussianVAE):
 
         return self._answer_each(partial(super()._encode, return_std=return_std), given, X)
 
-    def _moments_of_incomplete(self, X):
-        """Return mean and standard deviation of all cells, given those that are known."""
-        return self._answer_incomplete(
-            lambda modules, x: moments_of(modules, self._posterior(modules, x)),
-            X,
-            inverses=[self._scaler.inverse, self._scaler.inverse_scale],
-        )
+    def _summary_of_incomplete(self, X, statistic, with_std=False):
+        """Return what stands for each cell, given those that are known, and its deviation."""
 
-    def _median_of_incomplete(self, X):
-        return self._answer_incomplete(
-            lambda modules, x: (median_of(modules, self._posterior(modules, x)),),
-            X,
-            inverses=[self._scaler.inverse],
-        )
+        def summary(modules, x):
+            found = self._posterior(modules, x)
+            loc, log_scale = decoded_by(modules, found.z.transpose(0, 1), found.model.T)
+            return self._summary(modules, loc, log_scale.exp(), statistic, with_std)
+
+        return self._answer_incomplete(summary, X)
 
     def _draw_incomplete(self, X, n, rng):
         """Return n draws of rows given their known cells, of each model in turn."""
@@ -678,20 +731,20 @@ class GaussianVAE(BaseGaussianVAE):
             found = self._posterior(modules, x, position, model=model)
             return (drawn_by(modules, found.z, found.model, noise),)
 
-        arrays = rng.uniform(size=(len(X), n)), rng.standard_normal((len(X), n, X.shape[1]))
-        (rows,) = self._answer_incomplete(drawn, X, *arrays, inverses=[self._scaler.inverse])
+        arrays = rng.uniform(size=(len(X), n)), rng.standard_normal((len(X), n, self._units.n_cells))
+        (rows,) = self._answer_incomplete(drawn, X, *arrays, inverses=[self._units.inverse])
         return rows.transpose(1, 0, 2)
 
     def _sample_given(self, given, n_samples, seed):
         names = getattr(self, "feature_names_in_", ())
-        cells = check_given(given, self.n_features_in_, names)
+        cells = check_given(given, self.n_features_in_, names, self._levels)
         in_vain = self._unknown_columns[~np.isnan(cells[0, self._unknown_columns])]
         if len(in_vain):
             raise ValueError(
                 f"given has columns {self._names_of(in_vain)}, of which no cell was known in fit: "
                 "they are not in the model."
             )
-        row = self._scaler.forward(self._with_known_columns(cells))
+        row = self._units.forward(self._with_known_columns(cells))
         x = torch.from_numpy(row).to(self.device_)
         modules = self._for_inference(np.float64)
         (v1, v2, known), rng = self._cells(x), np.random.default_rng(seed)
@@ -729,16 +782,47 @@ class GaussianVAE(BaseGaussianVAE):
                 UserWarning,
                 stacklevel=3,
             )
-        rows = self._scaler.inverse(np.concatenate(parts)).astype(self._dtype)
+        rows = self._units.inverse(np.concatenate(parts)).astype(self._dtype)
         rows = self._with_all_columns(rows)
         rows[:, ~np.isnan(cells[0])] = cells[0, ~np.isnan(cells[0])]
-        return rows
+        return self._with_names(rows)
+
+    def _to_table(self, cells):
+        return self._with_names(self._with_all_columns(cells))
 
     def _get_structure(self):
-        return super()._get_structure() | {"prior": self.prior}
+        return super()._get_structure() | {"prior": self.prior, "columns": self.columns}
+
+    def _find_columns(self, X):
+        names = np.delete(self._all_names(), self._unknown_columns).tolist()
+        said = specs_by_place(self.columns, self._all_names())
+        places = np.delete(np.arange(self.n_features_in_), self._unknown_columns)
+        found = []
+        for name, place, values in zip(names, places.tolist(), X.T, strict=True):
+            if place in self._levels:
+                found.append(Column("categorical", levels=self._levels[place]))
+            elif said.get(place, "auto") != "auto":
+                found.append(column_as(said[place], values, name))
+            else:
+                found.append(column_of(values) if self.columns != "continuous" else Column())
+        self.columns_ = dict(zip(names, found, strict=True))
+        return found
+
+    def _may_bend(self):
+        return self.columns != "continuous"
+
+    def _said_to_be_categories(self):
+        said = specs_by_place(self.columns, self._all_names())
+        return [place for place, spec in said.items() if spec == "categorical"]
+
+    def _with_names(self, rows):
+        """Return rows with names in place of codes; as a table where set_output asks for one."""
+        container = _get_output_config("transform", self)["dense"]
+        return table_of(rows, self._levels, self._all_names(), container, self._dtypes)
 
     def _set_up(self, table, recipe):
         super()._set_up(table, recipe)
+        self._start_floors = self._units.start_floors(self._module_spec["min_noise"])
         if "prior" in self._module_spec or self.prior == "standard":
             return
         if isinstance(self.prior, str) and self.prior != "mixture":
@@ -754,7 +838,7 @@ class GaussianVAE(BaseGaussianVAE):
         # No more than the training rows reach: far from them noise that went on growing would
         # make what is farther more likely.
         widest = super()._choose_max_noise(target, min_noise)
-        farthest = np.minimum(self._scaler.farthest(target), widest)
+        farthest = np.minimum(self._units.farthest(target), widest)
         return np.maximum(farthest, 2 * np.maximum(min_noise, 0.5))
 
     def _criterion_params(self):
@@ -777,11 +861,13 @@ class GaussianVAE(BaseGaussianVAE):
             return
         step = -(-len(rows) // MAX_ROWS)
         part = rows.subset(slice(None, None, step)) if step > 1 else rows
+        generator = torch.Generator().manual_seed(self._draws_seed)
+        cells = module.decoder.family.dithered(part.v2, generator)
         X, weight, known = (
-            a if a is None else a.numpy() for a in (part.v2, part.weight, part.known)
+            a if a is None else a.numpy() for a in (cells, part.weight, part.known)
         )
         isotropic = NOISE_MODELS[self._module_spec["noise"]].tied
-        floor = self._module_spec["min_noise"] ** 2
+        floor = self._start_floors**2
         if len(X) < FEW_ROWS:  # which say little of how columns depend on each other
             floor = np.maximum(floor, X.var(0, dtype=np.float64) / len(X))
         own = {"weight": weight, "isotropic": isotropic}

@@ -6,7 +6,9 @@ from numbers import Integral, Number
 
 import numpy as np
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
-from sklearn.utils.validation import _check_sample_weight
+from sklearn.utils.validation import _check_sample_weight, _check_y
+
+from ._columns import RawColumn
 
 SMALLEST = float(np.finfo(np.float32).tiny)
 _DATES = np.datetime64, np.timedelta64, date, time, timedelta
@@ -68,6 +70,16 @@ def _are_dates(column):
     return any(isinstance(entry, _DATES) for entry in np.asarray(column).ravel())
 
 
+def check_y(estimator, X, y, **params):
+    """Return validated targets of rows X, which are validated already."""
+    if y is None:
+        name = type(estimator).__name__
+        raise ValueError(f"{name} requires y to be passed, but the target y is None.")
+    y = _check_y(y, estimator=estimator, **params)
+    check_consistent_length(X, y)
+    return y
+
+
 def check_groups(groups, X):
     """Return the object that each row belongs to, as numbers from 0 on; None stays None."""
     if groups is None:
@@ -100,7 +112,7 @@ def drop_unweighted(sample_weight, X, *arrays, n_needed=2):
     return weight / weight.mean(), *parts
 
 
-def check_given(given, n_features, names):
+def check_given(given, n_features, names, levels=()):
     """Return given cells as a table of one row, of shape (1, n_features), NaN elsewhere.
 
     Parameters
@@ -111,7 +123,11 @@ def check_given(given, n_features, names):
         Number of columns.
     names : sequence of str
         Their names, empty if they have none.
+    levels : dict of int to tuple
+        Levels of the columns of names, by position; the table has their codes.
     """
+    if not hasattr(given, "items") and levels:
+        given = dict(enumerate(np.ravel(np.asarray(given, dtype=object))))
     if hasattr(given, "iloc"):  # of pandas
         given = given.iloc[0] if given.ndim == 2 and len(given) == 1 else given
         given = given.to_dict() if given.ndim == 1 else given
@@ -122,8 +138,13 @@ def check_given(given, n_features, names):
             if key not in places and not is_place:
                 columns = list(names) or f"positions from 0 to {n_features - 1}"
                 raise ValueError(f"given has {key!r}, which is no column: there are {columns}.")
+            place = places.get(key, key)
+            if place in levels:
+                own = np.empty(1, dtype=object)
+                own[0] = value
+                (value,) = RawColumn(own).to_codes(levels[place], key, False)
             try:
-                row[0, places.get(key, key)] = value
+                row[0, place] = value
             except (TypeError, ValueError) as error:
                 raise ValueError(f"given[{key!r}] must be a number, got {value!r}.") from error
     else:

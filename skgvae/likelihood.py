@@ -262,8 +262,7 @@ def class_log_prob(joints: nn.Module | Sequence[nn.Module], v1: Tensor, draws: T
         for eps in draws_at_once(widest(joint), v1, own):
             eps_z, eps_target = eps.tensor_split([loc.shape[-1]], -1)
             decoded = joint.decoder.loc_and_log_scale(torch.addcmul(loc, log_scale.exp(), eps_z))
-            noise = joint.decoder.family.from_normal(eps_target)
-            estimate = torch.addcmul(decoded[0], decoded[1].exp(), noise)
+            estimate = joint.decoder.family.draw(*decoded, eps_target)
             yield joint.classify(v1, estimate).log_softmax(-1)
 
     return _log_mean_exp(chain.from_iterable(starmap(log_probs, _share_out(draws, joints))))

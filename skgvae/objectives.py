@@ -483,10 +483,9 @@ class JointLoss(nn.Module):
         log_lik = decoded_log_prob(joint, v2, decoded, decoded_log_scale, known)
         kl = _divergence(joint.prior, loc, log_scale, z, eps_z)
 
-        scale = decoded_log_scale.exp()
-        if not joint.decoder.per_row:
-            scale = scale.detach()  # its closed form is that of the density alone
-        estimate = torch.addcmul(decoded, scale, joint.decoder.family.from_normal(eps_target))
+        if not joint.decoder.per_row:  # its closed form is that of the density alone
+            decoded_log_scale = decoded_log_scale.detach()
+        estimate = joint.decoder.family.draw(decoded, decoded_log_scale, eps_target)
         feedback = self.label_share if self.vae_weight > 0 else 0.0
         if feedback != 1:
             estimate = torch.lerp(estimate.detach(), estimate, feedback)

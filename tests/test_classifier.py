@@ -314,9 +314,9 @@ def test_rows_without_a_target_train_the_classifier_only(wine):
     assert model.predict_target(X).shape == V.shape
     assert np.isfinite(model.predict_target(X)).all()
     known = GaussianVAEClassifier(**FAST).fit(X[1::2], y[1::2], X_target=V[1::2])
-    np.testing.assert_allclose(model._target_scaler.scale, known._target_scaler.scale)
+    np.testing.assert_allclose(model._target_units.scale, known._target_units.scale)
     whole = GaussianVAEClassifier(**FAST).fit(X, y)  # all rows tell the units of X
-    np.testing.assert_allclose(model._scaler.scale, whole._scaler.scale)
+    np.testing.assert_allclose(model._units.scale, whole._units.scale)
     assert np.isfinite([list(record.values()) for record in model.history_]).all()
 
 

@@ -43,7 +43,7 @@ def curved():
     ).fit(X[:500])
     X = np.vstack([X[500:], X[500:540] + 0.4 * rng.standard_normal((40, 3))])
     modules = [copy.deepcopy(module).double() for module in model.modules_]
-    return modules, torch.from_numpy(model._scaler.forward(X))
+    return modules, torch.from_numpy(model._units.forward(X))
 
 
 @torch.no_grad()

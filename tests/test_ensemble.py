@@ -227,7 +227,8 @@ def test_quantiles_and_draws_of_an_ensemble_agree(ensemble, diabetes):
 @pytest.fixture(scope="module", params=[150, 569])
 def densities(request, cancer):
     X = cancer[: request.param, :4]
-    model = GaussianVAE(n_estimators=3, random_state=0, **FAST).fit(X)
+    params = {**FAST, "columns": "continuous"}
+    model = GaussianVAE(n_estimators=3, random_state=0, **params).fit(X)
     assert len(model.modules_) == 3
     return model, X, [alone(model, i) for i in range(3)]
 

@@ -18,7 +18,7 @@ FAST = {"max_epochs": 5, "hidden_layer_sizes": (8,), "random_state": 0}
 
 @pytest.fixture(scope="module")
 def fitted(iris):
-    return GaussianVAE(3, **FAST).fit(iris)
+    return GaussianVAE(3, **FAST, columns="continuous").fit(iris)
 
 
 def metric_of(eigenvalues, directions):
@@ -75,7 +75,8 @@ def test_metric_can_be_differentiated(float64):
 @pytest.mark.parametrize("noise", ["homoscedastic", "heteroscedastic"])
 def test_linear_decoder_in_closed_form(noise, cancer):
     X = cancer[:, :12]
-    vae = GaussianVAE(3, noise=noise, min_noise=1e-3, max_epochs=0).fit(X)
+    sharp = {"min_noise": 1e-3, "columns": "continuous"}
+    vae = GaussianVAE(3, noise=noise, max_epochs=0, **sharp).fit(X)
     model = FactorAnalysis(3, svd_method="lapack").fit(standardise(X))
     precision = model.components_ / model.noise_variance_ @ model.components_.T
     Z = np.random.default_rng(0).standard_normal((4, 3))
@@ -88,7 +89,7 @@ def test_linear_decoder_in_closed_form(noise, cancer):
 
 @pytest.mark.parametrize("noise", NOISE_MODELS)
 def test_finite_differences_on_a_trained_decoder(noise, iris):
-    vae = GaussianVAE(3, noise=noise, **FAST).fit(iris)
+    vae = GaussianVAE(3, noise=noise, **FAST, columns="continuous").fit(iris)
     Z = vae.transform(iris[::10])
     metric = metric_of(*vae.latent_directions(Z))
     np.testing.assert_allclose(metric, metric_by_differences(vae, Z), rtol=1e-5, atol=1e-5)
@@ -132,7 +133,8 @@ def test_eigenvalues_are_divergences(j, fitted, iris):
 
 def test_units_of_the_columns_do_not_matter(fitted, iris):
     Z = fitted.transform(iris)
-    scaled = GaussianVAE(3, **FAST).fit(iris * [1000, 1, 0.01, 5] + [3, 0, -7, 1])
+    X = iris * [1000, 1, 0.01, 5] + [3, 0, -7, 1]
+    scaled = GaussianVAE(3, **FAST, columns="continuous").fit(X)
     expected = metric_of(*fitted.latent_directions(Z))
     np.testing.assert_allclose(
         metric_of(*scaled.latent_directions(Z)), expected, rtol=0.01, atol=0.05

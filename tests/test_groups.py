@@ -125,7 +125,7 @@ def test_groups_are_held_out_whole(kind):
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(120), 5)
     objects = rng.standard_normal((120, 2))
-    X = np.c_[groups, objects[groups] + 0.01 * rng.standard_normal((600, 2))]
+    X = np.c_[np.pi * groups - 100, objects[groups] + 0.01 * rng.standard_normal((600, 2))]
     y = groups % 2
     model = kind(2, n_estimators=1, **FAST)
     ((train, valid),) = _rows_of_splits(model, X, y, groups=groups.astype(str))

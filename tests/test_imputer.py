@@ -425,7 +425,7 @@ def test_errors_name_the_parameter(params, message, table):
 
 def test_a_statistic_that_is_set_after_fit(table, fitted):
     other = pickle.loads(pickle.dumps(fitted)).set_params(statistic="mode")
-    with pytest.raises(ValueError, match="statistic must be 'mean' or 'median', got 'mode'"):
+    with pytest.raises(ValueError, match=r"statistic must be one of .*, got 'mode'"):
         other.transform(table)
 
 

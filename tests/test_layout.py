@@ -18,8 +18,8 @@ import skgvae
 PACKAGE = Path(skgvae.__file__).parent
 # From the bottom to the top: a file imports from those before its own rank alone.
 RANKS = (
-    ("nn.linear", "nn.noise", "_rows"),
-    ("_mixture", "objectives"),
+    ("nn.linear", "nn.noise", "_columns", "_rows"),
+    ("_mixture", "nn.cells", "objectives"),
     ("nn.gaussian",),
     ("nn.geometry", "nn.prior"),
     ("nn.vae",),
@@ -33,7 +33,7 @@ RANKS = (
     ("net",),
     ("_folds", "_groups", "_history", "_labels", "_networks", "_random", "_recipe", "_scaling"),
     ("_sklearn_callbacks", "_threads", "_validation"),
-    ("_answers", "_start", "_together"),
+    ("_answers", "_start", "_together", "_units"),
     ("_start_incomplete",),
     ("_fit",),
     ("_base",),

@@ -163,7 +163,7 @@ def test_no_rows_are_saved(save, make, rows):
     data = save(model.partial_fit(X, y))
     weights = next(model.modules_[0].parameters()).detach().numpy()
     assert weights.tobytes() in data  # what is saved can be found
-    scaled = model._scaler.forward(X)
+    scaled = model._units.forward(X)
     for row in np.concatenate([X, scaled]):
         for dtype in (np.float64, np.float32):
             assert row.astype(dtype).tobytes() not in data

@@ -130,13 +130,13 @@ def test_the_number_of_threads_changes_no_bit(method, X):
 
 def test_each_thread_of_an_answer_works_alone(X, monkeypatch):
     model, numbers = GaussianVAE(random_state=0, **FAST).fit(X), set()
-    function = model._scaler.forward
+    function = model._units.forward
 
     def forward(*args):
         numbers.add((threading.get_ident(), torch.get_num_threads()))
         return function(*args)
 
-    monkeypatch.setattr(model._scaler, "forward", forward)
+    monkeypatch.setattr(model._units, "forward", forward)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
@@ -149,15 +149,15 @@ def test_each_thread_of_an_answer_works_alone(X, monkeypatch):
 
 def threads_of_an_answer(model, X):
     """Return how many threads work on an answer, and the answer."""
-    seen, function = set(), model._scaler.forward
+    seen, function = set(), model._units.forward
 
     def forward(*args):
         seen.add(threading.get_ident())
         return function(*args)
 
-    model._scaler.forward = forward
+    model._units.forward = forward
     answer = model.transform(X)
-    del model._scaler.forward
+    del model._units.forward
     return len(seen), answer
 
 

@@ -11,7 +11,8 @@ the noise there.
 # %%
 # A plane for three grape varieties
 # ---------------------------------
-# Thirteen measurements of wines, and a latent space of two components that can be drawn.
+# Thirteen measurements of wines, and a latent space of two components that can be drawn. With
+# ``columns="continuous"`` what is decoded is a Gaussian for every measurement, also for integers.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_wine
@@ -20,7 +21,7 @@ from skgvae import GaussianVAE
 from skgvae.display import LatentDirectionsDisplay, LatentSpaceDisplay
 
 X, y = load_wine(return_X_y=True)
-vae = GaussianVAE(2, random_state=0).fit(X)
+vae = GaussianVAE(2, columns="continuous", random_state=0).fit(X)
 Z = vae.transform(X)
 
 # %%

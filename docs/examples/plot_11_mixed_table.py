@@ -1,105 +1,131 @@
 """
-A table with categories, in a pandas pipeline
-=============================================
+A table with names, integers and amounts
+========================================
 
-A ``DataFrame`` with numbers and categories goes through a ``ColumnTransformer`` into a
-``GaussianVAE``. That runs, and this example says plainly what a Gaussian over one-hot columns is
-worth, and what to do instead.
+A ``DataFrame`` with a category, two integers and four amounts goes into ``GaussianVAE`` as it is.
+Are the sampled rows possible? Do they look like wines? And with what can the score be compared?
 """
 
 # %%
 # The wine data, with the cultivar as a column of the table
 # ---------------------------------------------------------
-# ``set_output(transform="pandas")`` keeps names through the pipeline. The auto-encoder scales
-# inside, so numbers pass through as they are.
+# ``columns_`` shows what ``fit`` has found. The amounts are measured in steps of 0.01. ``malic_acid``
+# is skewed, so it is bent inside the model. ``set_output(transform="pandas")`` asks for tables with
+# the dtypes of the training table.
 import matplotlib.pyplot as plt
 import numpy as np
-from sklearn.base import clone
-from sklearn.compose import make_column_selector, make_column_transformer
+import pandas as pd
+from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_wine
-from sklearn.metrics import accuracy_score
+from sklearn.linear_model import LogisticRegression
+from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from skgvae import GaussianVAE
 
 wine = load_wine(as_frame=True)
-table = wine.data.assign(cultivar=wine.target.map(dict(enumerate(wine.target_names))))
+numbers = ["magnesium", "proline", "alcohol", "malic_acid", "flavanoids", "color_intensity"]
+table = wine.data[numbers].astype({"magnesium": int, "proline": int})
+table["cultivar"] = wine.target.map(dict(enumerate(["A", "B", "C"])))
 train, test = train_test_split(table, stratify=table["cultivar"], random_state=0)
 
-columns = make_column_transformer(
+vae = GaussianVAE(random_state=0).set_output(transform="pandas").fit(train)
+for name, column in vae.columns_.items():
+    print(f"{name:<16}{column}")
+
+# %%
+# Are sampled rows possible?
+# --------------------------
+# Each of them is: whole numbers, steps of 0.01, nothing negative, one of three names. Without kinds
+# one would encode the cultivar as three numbers and take all columns for continuous. Then no row is
+# possible as it comes out.
+samples = vae.sample(1000, random_state=0)
+print(samples.head(3).to_string(index=False))
+print(samples.dtypes.to_string())
+
+
+def are_possible(rows, steps):
+    """Say which rows are on the grid of each column, and not negative."""
+    place = rows.to_numpy(float) / steps
+    return ((np.abs(place - place.round()) < 1e-6) & (place > -1e-6)).all(axis=1)
+
+
+steps = np.array([1, 1, 0.01, 0.01, 0.01, 0.01])
+print(f"\npossible rows, columns as they are        {are_possible(samples[numbers], steps).mean():.2f}")
+encoder = make_column_transformer(
     (OneHotEncoder(sparse_output=False), ["cultivar"]),
-    ("passthrough", make_column_selector(dtype_include="number")),
+    remainder="passthrough",
     verbose_feature_names_out=False,
-)
-pipeline = make_pipeline(columns, GaussianVAE(4, random_state=0))
-pipeline.set_output(transform="pandas").fit(train)
-print(pipeline.transform(test).head(3).round(2))
+).set_output(transform="pandas")
+encoded = encoder.fit_transform(train)
+plain = GaussianVAE(columns="continuous", random_state=0).fit(encoded)
+plain_samples = pd.DataFrame(plain.sample(1000, random_state=0), columns=encoded.columns)
+is_possible = are_possible(plain_samples, np.r_[1, 1, 1, steps])
+print(f"possible rows, encoded as numbers         {is_possible.mean():.2f}")
 
 # %%
-# What comes out in the one-hot columns
+# Do numbers and names belong together?
 # -------------------------------------
-# A Gaussian does not know that the three columns are zero or one and sum to one. Draws are a
-# category plus noise, and the noise is wide: in a column of two values the noise floor is that of
-# a number rounded to whole units, 1/√12. The largest column is a category, which is often good
-# enough for a feature extractor or to draw plausible rows.
-vae = pipeline[-1]
-encoded = pipeline[:-1].transform(test)
-one_hot = [name for name in encoded.columns if name.startswith("cultivar_")]
-positions = [encoded.columns.get_loc(name) for name in one_hot]
-samples = vae.sample(1000, random_state=0)[:, positions]
-distance = np.abs(samples - np.eye(3)[samples.argmax(1)]).max(1)
-print(f"\nsamples within 0.1 of a category   {np.mean(distance < 0.1):>6.2f}")
-print(f"samples that are exactly one       {np.mean(distance == 0):>6.2f}")
-drawn = np.bincount(samples.argmax(1), minlength=3) / len(samples)
-print(f"largest column, share of draws     {drawn.round(2)}")
-print(f"the same, share of training rows   {encoded[one_hot].mean().to_numpy().round(2)}")
+# A classifier that has seen nothing but sampled rows finds the cultivar of real wines about as well as
+# one that was trained on real wines.
+for name, rows in (("real rows", train), ("sampled rows", samples)):
+    classifier = make_pipeline(StandardScaler(), LogisticRegression())
+    classifier.fit(rows[numbers], rows["cultivar"])
+    accuracy = classifier.score(test[numbers], test["cultivar"])
+    print(f"accuracy on held-out wines, trained on {name:<14}{accuracy:.2f}")
 
 # %%
-# What the log density is worth
-# -----------------------------
-# Less. On columns that take two values a density can grow without limit; only the floor keeps it
-# finite, and its value depends on the floor. Lower it, and ``score`` rises by nats that say
-# nothing about wine. So nats of a one-hot table cannot be set beside those of anything else.
-lower = GaussianVAE(4, min_noise=0.03, random_state=0).fit(pipeline[:-1].transform(train))
-for model in (vae, lower):
-    print(f"min_noise={model.min_noise!s:<6}{model.score(encoded):>10.2f} nats a row")
+# What is unknown?
+# ----------------
+# ``impute`` fills numbers and names. By default it takes the median of a grid, so that each cell is a
+# possible value, and the most probable name.
+holes = test.astype(object)
+holes.loc[holes.index[::2], "cultivar"] = None
+holes.loc[holes.index[1::2], ["magnesium", "color_intensity"]] = np.nan
+filled = vae.impute(holes)
+is_right = (filled["cultivar"] == test["cultivar"].to_numpy())[::2]
+print(f"cultivars found from the numbers   {is_right.mean():.2f}")
+for name in ("magnesium", "color_intensity"):
+    error = (filled[name] - test[name].to_numpy())[1::2].abs().mean()
+    usual = (train[name].median() - test[name])[1::2].abs().mean()
+    print(f"error of {name:<16}{error:>6.2f}, of the median of the column {usual:>6.2f}")
 
 # %%
-# Instead: a mixed density that is one
+# With what can the score be compared?
 # ------------------------------------
-# p(category, numbers) = p(category) p(numbers | category), with one auto-encoder for the rows of
-# each category. Its log-likelihood is in honest nats, with a sum over categories and a density
-# over numbers, and Bayes' rule gives p(category | numbers). It asks for enough rows of each
-# category. With one category to predict, ``GaussianVAEClassifier`` is the simpler way.
-numbers = wine.data.columns
-part = GaussianVAE(4, max_epochs=100, random_state=0)
-parts = {
-    category: (np.log(len(rows) / len(train)), clone(part).fit(rows[numbers]))
-    for category, rows in train.groupby("cultivar", observed=True)
+# The score counts log P(cell) − log(step) for a grid and log P(level) for a category, so its unit is
+# that of a density. A mixture of Gaussians for each cultivar has the same unit if uniform noise of
+# one step is added to each number. Its score is then a lower bound of what the mixture would get for
+# the cells. The steps are so small that the bound is nearly exact.
+print(f"\nGaussianVAE                                   {vae.score(test):>7.2f} nats a row")
+noise = np.random.default_rng(0)
+noisy = {
+    part: rows[numbers] + noise.uniform(-0.5, 0.5, (len(rows), len(numbers))) * steps
+    for part, rows in (("train", train), ("test", test))
 }
-joint = np.column_stack(
-    [log_share + part.score_samples(test[numbers]) for log_share, part in parts.values()]
-)
-true = [list(parts).index(category) for category in test["cultivar"]]
-print(
-    f"\nlog p(category, numbers)           {joint[np.arange(len(test)), true].mean():>7.2f} nats"
-)
-print(f"category found from the numbers    {accuracy_score(true, joint.argmax(1)):>7.2f}")
+for n_components in (1, 2, 3):
+    total = 0.0
+    for cultivar in "ABC":
+        own, new = (train["cultivar"] == cultivar), (test["cultivar"] == cultivar)
+        scaler = StandardScaler().fit(noisy["train"][own])
+        mixture = GaussianMixture(n_components, reg_covar=1e-2, random_state=0)
+        mixture.fit(scaler.transform(noisy["train"][own]))
+        log_density = mixture.score_samples(scaler.transform(noisy["test"][new]))
+        total += np.sum(log_density - np.log(scaler.scale_).sum() + np.log(own.mean()))
+    print(f"log share + GaussianMixture({n_components}) per cultivar    {total / len(test):>7.2f} nats a row")
 
 # %%
-# Two of the three one-hot columns of samples: a Gaussian smears the corners on which the table
-# lies.
+# Sampled wines beside real ones:
 figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharex=True, sharey=True, layout="constrained")
-jitter = np.random.default_rng(0).normal(scale=0.01, size=(len(train), 2))
-table_columns = pipeline[:-1].transform(train)[one_hot].to_numpy()
-for axis, values, category, title in (
-    (axes[0], table_columns[:, :2] + jitter, table_columns.argmax(1), "table (jittered)"),
-    (axes[1], samples[:, :2], samples.argmax(1), "samples of the auto-encoder"),
-):
-    for c, colour in enumerate(("#0072b2", "#d55e00", "#009e73")):
-        axis.plot(*values[category == c].T, ".", markersize=4, color=colour, label=one_hot[c])
-    axis.set(title=title, xlabel=one_hot[0], ylabel=one_hot[1])
-axes[1].legend(title="largest column")
+for axis, rows, title in ((axes[0], train, "training rows"), (axes[1], samples[:400], "samples")):
+    for cultivar, colour in zip("ABC", ("#0072b2", "#d55e00", "#009e73"), strict=True):
+        own = rows[rows["cultivar"] == cultivar]
+        axis.plot(
+            own["color_intensity"], own["proline"], ".", markersize=5, color=colour, label=cultivar
+        )
+    axis.set(title=title, xlabel="color_intensity")
+axes[0].set(ylabel="proline")
+axes[1].legend(title="cultivar")
 plt.show()

@@ -11,6 +11,7 @@ as it uses any other distribution. See Kingma & Welling, "Auto-Encoding Variatio
 2013, arXiv:1312.6114, appendix C.2.
 """
 
+from .cells import CategoryCells, GridCells, MixedNoise
 from .gaussian import MAX_SCALE, MIN_SCALE, GaussianMLP, SoftBound, diagonal_normal
 from .geometry import pullback_metric
 from .joint import ClassifierHead, FilledClassifier, GaussianVAEClassifierModule, JointOutput
@@ -24,14 +25,17 @@ __all__ = [
     "MIN_SCALE",
     "NOISE_MODELS",
     "PRIORS",
+    "CategoryCells",
     "ClassifierHead",
     "FilledClassifier",
     "GaussianMLP",
     "GaussianNoise",
     "GaussianVAEClassifierModule",
     "GaussianVAEModule",
+    "GridCells",
     "JointOutput",
     "Linear",
+    "MixedNoise",
     "MixturePrior",
     "Noise",
     "SoftBound",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
+from .cells import MixedNoise
 from .linear import Linear, along, check_positive, hidden_layers, plus_linear
 from .noise import NOISE_MODELS
 
@@ -99,6 +100,9 @@ class GaussianMLP(nn.Module):
         Bounds of σ. If all features have one σ, it has the largest lower bound.
     linear : bool
         Whether there is a linear path to the mean.
+    cells : dict, optional
+        Kinds of the outputs, parameters of :class:`~skgvae.nn.MixedNoise` beside the family; all
+        are continuous by default.
     generator : torch.Generator, optional
         Source of the initial weights; torch's global generator by default.
 
@@ -128,6 +132,7 @@ class GaussianMLP(nn.Module):
         min_scale: float | Tensor = MIN_SCALE,
         max_scale: float | Tensor = MAX_SCALE,
         linear: bool = True,
+        cells: dict | None = None,
         generator: torch.Generator | None = None,
     ):
         super().__init__()
@@ -148,6 +153,8 @@ class GaussianMLP(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         self.noise = noise
         self.family, self.per_row, tied = NOISE_MODELS[noise]
+        if cells is not None:
+            self.family = MixedNoise(self.family, **cells)
 
         self.hidden = hidden_layers(in_features, hidden_features, activation)
         self.linear = Linear(in_features, out_features, bias=False) if linear else None
@@ -212,6 +219,8 @@ class GaussianMLP(nn.Module):
     def set_linear_(self, weight: Tensor, bias: Tensor, log_scale: Tensor) -> None:
         """Make the network equal N(weight x + bias, diag exp(log_scale)²) for every x.
 
+        The locations of a category's levels become what goes with such a model of their columns.
+
         The hidden layers keep their weights, the layers after them are set to zero: the
         gradient reaches the latter first and, through them, all others.
 
@@ -226,6 +235,7 @@ class GaussianMLP(nn.Module):
             raise ValueError(
                 "A linear start needs the linear path: use linear=True, or a random start."
             )
+        weight, bias, log_scale = self.family.linear_start(weight, bias, log_scale)
         self.linear.weight.copy_(weight)
         self.loc.weight.zero_()
         self.loc.bias.copy_(bias)

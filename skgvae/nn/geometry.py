@@ -54,17 +54,16 @@ def pullback_metric(decoder: nn.Module, z: Tensor) -> Tensor:
     >>> pullback_metric(decoder, torch.zeros(3, 2)).shape
     torch.Size([3, 2, 2])
     """
-    of_loc, of_scale = decoder.family.fisher_information
 
     def parameters(point):
         loc, log_scale = decoder.loc_and_log_scale(point)
         log_scale = log_scale.expand_as(loc)
-        return (loc, log_scale), log_scale
+        return (loc, log_scale), (loc, log_scale)
 
     def metric(point):
-        (by_loc, by_log_scale), log_scale = jacfwd(parameters, has_aux=True)(point)
-        weighted = by_loc * (-log_scale).exp()[:, None]  # Σ^(-1/2) J, of shape (out, latent)
-        return of_loc * weighted.mT @ weighted + of_scale * by_log_scale.mT @ by_log_scale
+        (by_loc, by_log_scale), (loc, log_scale) = jacfwd(parameters, has_aux=True)(point)
+        roots = decoder.family.information_roots(loc, log_scale, by_loc.mT, by_log_scale.mT)
+        return sum(root @ root.mT for root in roots)
 
     with FORWARD_MODE:
         _load_forward_mode()

@@ -217,7 +217,7 @@ class GaussianVAEClassifierModule(nn.Module):
         cells = out.likelihood.base_dist
         loc, scale = cells.loc, cells.scale
         eps = torch.randn(loc.shape, generator=generator, dtype=loc.dtype, device=loc.device)
-        v2_estimate = torch.addcmul(loc, scale, self.decoder.family.from_normal(eps))
+        v2_estimate = self.decoder.family.draw(loc, scale.log(), eps)
         return JointOutput(self.classify(v1, v2_estimate), v2_estimate, out)
 
     def classify(self, v1: Tensor, v2_estimate: Tensor) -> Tensor:

@@ -4,6 +4,9 @@ A family is the distribution of noise with location zero and scale one, as funct
 a cell of v2 is ``μ(z) + σ(z) · noise``. All else (sums over cells, weights, mixtures over z) is
 written once for all families. A new one is a class like :class:`StudentNoise` and a line in
 ``NOISE_MODELS``, and the estimators know it by that name.
+
+Columns whose values are on a grid, or names, have kinds of their own: see
+``cells.py``.
 """
 
 from __future__ import annotations
@@ -60,6 +63,83 @@ class Noise(ABC):
         return cls.log_density((x - loc) * torch.exp(-log_scale)) - log_scale
 
     @classmethod
+    def log_interval(
+        cls, x: Tensor, below: Tensor, above: Tensor, loc: Tensor, log_scale: Tensor
+    ) -> Tensor:
+        """Return the log probability of an interval around each cell, in nats.
+
+        Parameters
+        ----------
+        x, below, above : Tensor of shape (*, d)
+            Points, and how far the interval reaches below and above them: positive, perhaps
+            infinite.
+        loc, log_scale : Tensor of shape (*, d)
+            Location and log scale; all five broadcast.
+        """
+        inverse = torch.exp(-log_scale)
+        below, above = (end.clamp(max=1e12) for end in (below, above))  # for gradients
+        low, high, width, centre = _in_left_tail(x - loc, below, above, inverse)[:4]
+        up_to_high, up_to_low = cls.cdf(high), cls.cdf(low)
+        is_direct = up_to_low < 0.99 * up_to_high  # else little is left of their difference
+        probability = torch.where(is_direct, up_to_high - up_to_low, 1.0)
+        width, centre = torch.where(is_direct, 1.0, width), torch.where(is_direct, 0.0, centre)
+        narrow = cls.log_density(centre) + width.log()
+        return torch.where(is_direct, probability.clamp(min=1e-37).log(), narrow)
+
+    @classmethod
+    def draw(cls, loc: Tensor, log_scale: Tensor, eps: Tensor) -> Tensor:
+        """Return draws of cells, given standard normal ones of the same shape as the cells."""
+        return torch.addcmul(loc, log_scale.exp(), cls.from_normal(eps))
+
+    @staticmethod
+    def linear_start(
+        weight: Tensor, bias: Tensor, log_scale: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return locations and log scale that go with a linear Gaussian model of the cells."""
+        return weight, bias, log_scale
+
+    @staticmethod
+    def dithered(x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return values as if they had not been rounded: continuous ones as they are."""
+        return x
+
+    @classmethod
+    def cell_variance(cls, loc: Tensor, log_scale: Tensor) -> Tensor:
+        """Return the variance of cells, given location and log scale."""
+        return cls.variance * torch.exp(2 * log_scale).expand_as(loc)
+
+    @classmethod
+    def information_roots(
+        cls, loc: Tensor, log_scale: Tensor, by_loc: Tensor, by_log_scale: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        r"""Return A and B such that :math:`A A^T + B B^T` is the Fisher information about z.
+
+        Parameters
+        ----------
+        loc, log_scale : Tensor of shape (*, d)
+            Location and log scale at z.
+        by_loc, by_log_scale : Tensor of shape (*, l, d)
+            Their derivatives with respect to z.
+        """
+        of_loc, of_scale = cls.fisher_information
+        scaled = by_loc * (math.sqrt(of_loc) * torch.exp(-log_scale))[..., None, :]
+        return scaled, math.sqrt(of_scale) * by_log_scale
+
+    @staticmethod
+    def log_volume(x: Tensor) -> Tensor:
+        """Return the log width of what each value stands for: zero for a density."""
+        return torch.zeros_like(x)
+
+    @classmethod
+    def score(cls, x: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
+        """Return how far cells are from their location, such that A score is the pull on z.
+
+        A belongs to :meth:`information_roots`; of a cell that is normal the score is its distance
+        in standard deviations. Parameters as for :meth:`log_prob`.
+        """
+        return math.sqrt(cls.fisher_information[0]) * (x - loc) * torch.exp(-log_scale)
+
+    @classmethod
     def quantile(cls, p: Tensor) -> Tensor:
         """Return the quantile of probability p at scale one."""
         return cls.from_normal(torch.special.ndtri(p))
@@ -84,6 +164,14 @@ class GaussianNoise(Noise):
         scaled = (x - loc) * minus.exp()
         return torch.addcmul(minus + cls._LOG_PEAK, scaled, scaled, value=-0.5)
 
+    @classmethod
+    def log_interval(
+        cls, x: Tensor, below: Tensor, above: Tensor, loc: Tensor, log_scale: Tensor
+    ) -> Tensor:
+        """Return the log probability of each interval, exact in the tails and for narrow ones."""
+        parts = torch.broadcast_tensors(x, below, above, loc, log_scale)
+        return _LogNormalInterval.apply(*parts)[0]
+
     @staticmethod
     def cdf(t: Tensor) -> Tensor:
         """Return the probability of values up to t."""
@@ -98,6 +186,76 @@ class GaussianNoise(Noise):
     def distribution(loc: Tensor, scale: Tensor) -> Distribution:
         """Return the distribution of each cell."""
         return Normal(loc, scale, validate_args=False)
+
+
+class _LogNormalInterval(torch.autograd.Function):
+    """Log probability of an interval under a normal distribution, with its gradient written out.
+
+    With the ends a < b in standard deviations, Mills' ratio M = Φ / φ and the sign of the interval
+    chosen such that a + b <= 0:
+
+    - b > 0: log(Φ(b) - Φ(a)), in which nothing cancels;
+    - b <= 0: log φ(b) + log(M(b) - exp((b² - a²) / 2) M(a)), however far from the mean;
+    - b - a < 0.01: with u the centre, h the width and t = u h / 2,
+      log φ(u) + log h + t² / 6 - t⁴ / 180 - h² / 24, the integral of the density's series.
+    """
+
+    NARROW = 1e-2
+
+    @staticmethod
+    def forward(x, below, above, loc, log_scale):
+        inverse = torch.exp(-log_scale)
+        a, b, h, u, is_right = _in_left_tail(x - loc, below, above, inverse)
+        is_narrow, is_inside = h < _LogNormalInterval.NARROW, b > 0
+
+        # Of either tail of the interval: φ(a) / P and φ(b) / P.
+        far = torch.exp(torch.where(is_inside, 0.0, u * h))
+        rest = _mills(b.clamp(max=0)) - far * _mills(a.clamp(max=0))
+        log_peak = GaussianNoise._LOG_PEAK
+        log_p = log_peak - 0.5 * b.square() + rest.log()
+        within = torch.special.ndtr(b) - torch.special.ndtr(a)
+        log_p = torch.where(is_inside, within.log(), log_p)
+        at_b = torch.where(is_inside, torch.exp(log_peak - 0.5 * b.square()) / within, 1 / rest)
+        at_a = torch.where(is_inside, torch.exp(log_peak - 0.5 * a.square()) / within, far / rest)
+        by_loc = at_a - at_b  # in units of 1 / σ
+        by_log_scale = torch.where(a.isinf(), 0.0, a * at_a) - torch.where(
+            b.isinf(), 0.0, b * at_b
+        )
+
+        t = 0.5 * u * h
+        series = t / 3 - t * t * t / 45
+        narrow = log_peak - 0.5 * u.square() + h.log() + t * (t / 6 - t * t * t / 180)
+        log_p = torch.where(is_narrow, narrow - h.square() / 24, log_p)
+        by_loc = torch.where(is_narrow, u - 0.5 * h * series, by_loc)
+        narrow = u.square() - 1 - 2 * t * series + h.square() / 12
+        by_log_scale = torch.where(is_narrow, narrow, by_log_scale)
+        return log_p, torch.where(is_right, -by_loc, by_loc) * inverse, by_log_scale
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, by_loc, by_log_scale = output
+        ctx.mark_non_differentiable(by_loc, by_log_scale)
+        ctx.save_for_backward(by_loc, by_log_scale)
+
+    @staticmethod
+    def backward(ctx, grad, *_):
+        by_loc, by_log_scale = ctx.saved_tensors
+        return None, None, None, grad * by_loc, grad * by_log_scale
+
+
+def _in_left_tail(distance, below, above, inverse):
+    # Ends, width and centre of an interval in units of the scale, turned such that the centre is
+    # not positive, and whether it was turned. The ends of a narrow one would not tell its width.
+    a, b = (distance - below) * inverse, (distance + above) * inverse
+    u = (distance + 0.5 * (above - below)) * inverse
+    is_right = u > 0
+    a, b = torch.where(is_right, -b, a), torch.where(is_right, -a, b)
+    return a, b, (below + above) * inverse, torch.where(is_right, -u, u), is_right
+
+
+def _mills(t):
+    # Φ(t) / φ(t) for t <= 0.
+    return math.sqrt(math.pi / 2) * torch.special.erfcx(-t * math.sqrt(0.5))
 
 
 class StudentNoise(Noise):
@@ -121,9 +279,11 @@ class StudentNoise(Noise):
     @staticmethod
     def cdf(t: Tensor) -> Tensor:
         """Return the probability of values up to t."""
-        s = (t / 2) * torch.rsqrt(1 + t.square() / 4)  # in (-1, 1), the sine of an angle
-        s = torch.where(t.isinf(), t.sign(), s)
-        return 0.5 + 0.25 * s * (3 - s.square())
+        # With s the sine of an angle it is (2 + 3 s - s³) / 4. In 1 - |s| no tail rounds to zero.
+        size, root = t.abs(), torch.hypot(t, torch.full_like(t, 2.0))
+        rest = 4 / (root * (root + size))
+        tail = 0.25 * rest.square() * (3 - rest)
+        return torch.where(t > 0, 1 - tail, tail)
 
     @staticmethod
     def from_normal(eps: Tensor) -> Tensor:

@@ -47,6 +47,8 @@ class GaussianVAEModule(nn.Module):
         Ceiling of the decoder's σ(z), wide enough not to matter for standardised targets.
     linear : bool
         Whether the means have linear paths beside the hidden layers.
+    cells : dict, optional
+        Kinds of the columns of v2, as for :class:`GaussianMLP`.
     prior : str or nn.Module
         p(z), or its name in ``PRIORS``: "standard" is :class:`StandardNormalPrior`.
     n_prior_components : int, optional
@@ -76,6 +78,7 @@ class GaussianVAEModule(nn.Module):
         min_noise: float | Tensor = 0.01,
         max_noise: float | Tensor = MAX_SCALE,
         linear: bool = True,
+        cells: dict | None = None,
         prior: str | nn.Module = "standard",
         n_prior_components: int | None = None,
         generator: torch.Generator | None = None,
@@ -102,6 +105,7 @@ class GaussianVAEModule(nn.Module):
             min_scale=min_noise,
             max_scale=max_noise,
             linear=linear,
+            cells=cells,
             generator=generator,
         )
         if n_prior_components is not None:
@@ -168,7 +172,7 @@ class GaussianVAEModule(nn.Module):
         # The decoder first: it says which noise it really has, above its floor.
         self.decoder.set_linear_(self._pad(loadings), mean, self._log_scale(noise_variance))
         log_scale = self.decoder.loc_and_log_scale(self.prior().mean)[1].double()
-        noise_variance = self.decoder.family.variance * torch.exp(2 * log_scale).expand_as(mean)
+        noise_variance = self.decoder.family.cell_variance(mean, log_scale)
         weighted = loadings / noise_variance[:, None]  # Ψ⁻¹ W
         precision, rotation = torch.linalg.eigh(loadings.T @ weighted)
         precision, rotation = precision.clamp(min=0).flip(0), rotation.flip(1)
@@ -176,7 +180,9 @@ class GaussianVAEModule(nn.Module):
         posterior_variance = torch.ones_like(loadings[0])
         posterior_variance[: len(precision)] /= 1 + precision
 
-        self.decoder.linear.weight.copy_(loadings)
+        weight, bias, _ = self.decoder.family.linear_start(loadings, mean, log_scale)
+        self.decoder.linear.weight.copy_(weight)
+        self.decoder.loc.bias.copy_(bias)
         gain = posterior_variance[:, None] * self._pad(weighted @ rotation).T
         self._start_encoder(gain, -gain @ mean, 0.5 * posterior_variance.log())
 
@@ -228,7 +234,7 @@ class GaussianVAEModule(nn.Module):
         self.prior.set_(weights, means, covariances)
         self.decoder.set_linear_(loadings, mean, self._log_scale(noise_variance))
         log_scale = self.decoder.loc_and_log_scale(self.prior.means[0])[1].double()
-        noise_variance = self.decoder.family.variance * torch.exp(2 * log_scale).expand_as(mean)
+        noise_variance = self.decoder.family.cell_variance(mean, log_scale)
         weighted = loadings / noise_variance[:, None]  # Ψ⁻¹ W
         information = loadings.T @ weighted  # Wᵀ Ψ⁻¹ W
 
