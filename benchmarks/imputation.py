@@ -6,7 +6,7 @@
 DATA is a folder of ``imputation_<set>.npz`` files with the masks of the published runs. A model
 sees the training rows [X, y]. Each cell of X is hidden with probability 0.2, y is never hidden.
 Rows without a known cell of X are dropped. All models have their default settings, KNNImputer
-on standardised columns. The columns from "kNN(1)" on hold published figures, which are means over
+on standardised columns. Ours is told which columns are categories, y among them. The columns from "kNN(1)" on hold published figures, which are means over
 all three experiments.
 
 The error of a hidden cell is absolute, as a share of the column's range in the complete training
@@ -98,28 +98,32 @@ def load(path, experiment, max_rows=None):
     hidden[:, :-1] = data[f"mask_{experiment}"][:max_rows]
     kept = ~hidden[:, :-1].all(axis=1)
     truth, hidden = truth[kept], hidden[kept]
-    categorical = np.isin(np.arange(truth.shape[1]), data["cat_x"])
+    names = [*data["cat_x"], *([truth.shape[1] - 1] if data["cat_y"] else [])]
+    categorical = np.isin(np.arange(truth.shape[1]), names)
     return Rows(truth, np.where(hidden, np.nan, truth), hidden, categorical)
 
 
-def ours(known, seed):
+def ours(rows, seed):
     """Return the median, five draws and the model, all of one fit."""
-    model = GaussianVAE(random_state=seed).fit(known)
-    median = model.impute(known, statistic="median")
-    draws = model.impute(known, n_imputations=N_IMPUTATIONS, random_state=0)
-    return median, draws, model
+    names = dict.fromkeys(np.flatnonzero(rows.categorical).tolist(), "categorical")
+    model = GaussianVAE(columns=names, random_state=seed).fit(rows.known)
+    median = model.impute(rows.known, statistic="median")
+    draws = model.impute(rows.known, n_imputations=N_IMPUTATIONS, random_state=0)
+    return median.astype(float), draws.astype(float), model
 
 
-def nearest_neighbours(known, seed):
+def nearest_neighbours(rows, seed):
     """Return the imputation on columns scaled by their known cells, as answer and only draw."""
+    known = rows.known
     scaler = StandardScaler().fit(known)
     model = KNNImputer()
     answer = scaler.inverse_transform(model.fit_transform(scaler.transform(known)))
     return answer, answer[None], model
 
 
-def chained_equations(known, seed):
+def chained_equations(rows, seed):
     """Return the default imputation and draws from five more fits."""
+    known = rows.known
     draws = [
         IterativeImputer(sample_posterior=True, random_state=seed + i).fit_transform(known)
         for i in range(N_IMPUTATIONS)
@@ -159,7 +163,7 @@ def coverage(model, rows):
     asked = rows.hidden & ~rows.categorical
     if not asked.any():
         return np.nan
-    draws = model.impute(rows.known, n_imputations=100, random_state=0)
+    draws = model.impute(rows.known, n_imputations=100, random_state=0).astype(float)
     low, high = np.quantile(draws, [0.05, 0.95], axis=0)
     return ((low <= rows.truth) & (rows.truth <= high))[asked].mean()
 
@@ -170,7 +174,7 @@ def evaluate(path, name, args):
     for experiment in args.experiments:
         rows = load(path, experiment, 60 if args.small else None)
         wall, processor = time.perf_counter(), time.process_time()
-        answer, draws, model = MODELS[name](rows.known, args.seed)
+        answer, draws, model = MODELS[name](rows, args.seed)
         seconds = time.perf_counter() - wall, time.process_time() - processor
         found.append([*measures(answer, draws, rows), *seconds])
         if name == "ours" and experiment == 0 and args.coverage:

@@ -8,9 +8,11 @@ import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array, check_scalar
 from sklearn.utils._param_validation import validate_parameter_constraints
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_is_fitted
 
 from ._answers import by_rows, cached_draws, sample_components
+from ._columns import table_of
 from ._fit import DTYPES, FittedVAE
 from ._random import draw_seeds
 from ._sklearn_callbacks import CallbackSupportMixin
@@ -143,7 +145,7 @@ class BaseGaussianVAE(
             size=n_samples * max(self.n_components_, self._module_spec["out_features"]),
             in_order=True,  # of the random numbers
         )
-        return self._with_all_columns(target.transpose(1, 0, 2))
+        return self._to_table(target.transpose(1, 0, 2))
 
     def transform(self, X):
         """Return the posterior means of the latent components.
@@ -236,7 +238,13 @@ class BaseGaussianVAE(
 
     def _to_table(self, cells):
         """Return cells of v2, columns last, as the user gave them: all columns, with names."""
-        return self._with_all_columns(cells)
+        cells = self._with_all_columns(cells)
+        return self._with_names(cells) if self._decodes_input() else cells
+
+    def _with_names(self, rows):
+        """Return rows with names in place of codes; as a table where set_output asks for one."""
+        container = _get_output_config("transform", self)["dense"]
+        return table_of(rows, self._levels, self._all_names(), container, self._dtypes)
 
     def latent_directions(self, Z):
         r"""Return the directions in which moving z changes what is decoded, least first.

@@ -458,8 +458,8 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         std : ndarray of shape (n_samples, n_target_features)
             Decoder noise and spread of the decoder's means together, if ``return_std``.
         """
-        parts = self._mean_and_std(self._validate_rows(X))
-        mean, std = (self._with_all_columns(part) for part in parts)
+        mean, std = self._mean_and_std(self._validate_rows(X))
+        mean, std = self._to_table(mean), self._with_all_columns(std)
         return (mean, std) if return_std else mean
 
     def sample(self, X, n_samples=1, random_state=None):
@@ -564,6 +564,10 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
                 "The feature names of X_target should match those that were passed during fit, "
                 f"{known.tolist()}, got {names.tolist()}."
             )
+
+    def _find_target_columns(self, target):
+        columns = super()._find_target_columns(target)
+        return self._with_levels(columns) if self._decodes_input() else columns
 
     def _decodes_input(self):
         return not self._has_own_target

@@ -63,8 +63,9 @@ def column_of(values):
 
     Whole numbers are integers, from zero on if none is negative, and zero or one if they are
     nothing else. Numbers with at most three decimals are on a grid. Others of which none is
-    negative are positive. In 5 % of the rows there may be more decimals, or zeros. Fewer than 20
-    values, or one value alone, say nothing.
+    negative are positive. In 5 % of the rows there may be more decimals, or zeros. If more are
+    zero, they are on a grid that is finer than a thousandth of the median of the others: so zero
+    has a probability. Fewer than 20 values, or one value alone, say nothing.
     """
     values = values[~np.isnan(values)].astype(np.float64)
     if len(values) < MIN_VALUES or values.min() == values.max():
@@ -80,8 +81,13 @@ def column_of(values):
             if decimals:
                 return Column("grid", 10.0**-decimals, low)
             return Column("integer", 1.0, low, 1.0 if low == 0 and (values <= 1).all() else np.inf)
-    is_positive = low == 0 and (values > 0).mean() >= _MOST
-    return Column("positive", low=0.0) if is_positive else Column()
+    if low < 0:
+        return Column()
+    positive = values[values > 0]
+    if len(positive) >= _MOST * len(values):
+        return Column("positive", low=0.0)
+    digits = np.floor(np.log10(np.median(positive))) - 3
+    return Column("grid", 10.0**digits, low)
 
 
 def column_as(spec, values, name):
@@ -338,9 +344,27 @@ def table_of(rows, levels, names, container="default", dtypes=None):
     for j, (name, dtype) in enumerate(zip(columns, dtypes or (), strict=False)):
         if dtype == "category":
             columns[name] = pandas.Categorical(columns[name], categories=list(levels[j]))
-        elif not pandas.isna(columns[name]).any():  # which a column of integers cannot hold
-            columns[name] = pandas.array(columns[name], dtype=dtype)
-    return pandas.DataFrame(columns)
+    return with_dtypes(pandas.DataFrame(columns), dict(zip(columns, dtypes or (), strict=False)))
+
+
+def with_dtypes(table, dtypes):
+    """Return a table of pandas with these dtypes, where they can hold the values.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows.
+    dtypes : dict of str to str
+        Names of dtypes of some columns.
+    """
+    for name, dtype in dtypes.items():
+        values = table.get(name)
+        if values is None or dtype in ("category", "object") or values.isna().any():
+            continue
+        is_integer = dtype.lower().startswith(("int", "uint"))
+        if not (is_integer and (values % 1 != 0).any()):
+            table[name] = values.astype(dtype)
+    return table
 
 
 def _names_of(codes, levels):

@@ -32,7 +32,7 @@ from ._networks import (
 from ._random import draw_seeds, torch_seed
 from ._recipe import Recipe, recipe_for
 from ._rows import RowDataset, StackedRows, seen_by_encoder
-from ._scaling import FAR, FARTHEST, Latents, rows_with_holes
+from ._scaling import FAR, FARTHEST, Latents, grid_noise, rows_with_holes
 from ._sklearn_callbacks import SklearnCallbacks
 from ._together import train_among_others
 from ._units import Units
@@ -285,7 +285,7 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
 
     def _choose_min_noise(self, target):
         if self.min_noise == "auto":
-            return self._target_units.noise_floors(target, self._min_noise)
+            return self._auto_min_noise(target)
         if self.min_noise < SMALLEST:
             raise ValueError(f"min_noise={self.min_noise!r} is zero in float32.")
         if self.min_noise >= MAX_SCALE:
@@ -294,6 +294,10 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
                 f"{MAX_SCALE:g}, or 'auto'."
             )
         return np.full(self._target_units.n_cells, float(self.min_noise))
+
+    def _auto_min_noise(self, target):
+        units = self._target_units
+        return grid_noise(units.mapped(target), units.scale, self._min_noise)
 
     def _choose_max_noise(self, target, min_noise):
         return np.full(self._target_units.n_cells, MAX_SCALE)

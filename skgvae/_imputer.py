@@ -8,9 +8,10 @@ from sklearn.impute import MissingIndicator
 from sklearn.utils import check_array
 from sklearn.utils._missing import is_pandas_na, is_scalar_nan
 from sklearn.utils._param_validation import MissingValues, StrOptions
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
-from ._columns import are_unknown, columns_of_table, objects_of
+from ._columns import are_unknown, columns_of_table, dtypes_of, objects_of, with_dtypes
 from ._fit import DOC_LINK, DTYPES
 from ._vae import STATISTICS, GaussianVAE
 from ._validation import drop_unweighted, refuse_dates, with_nan
@@ -148,7 +149,10 @@ class GaussianVAEImputer(TransformerMixin, BaseEstimator):
         self : GaussianVAEImputer
             The fitted imputer.
         """
+        dtypes = dtypes_of(X)
         X = self._validate(X, reset=True, ensure_min_samples=2)
+        names = getattr(self, "feature_names_in_", ())
+        self._dtypes = dict(zip(names, dtypes or (), strict=False))
         _, counted = drop_unweighted(sample_weight, X)
         is_empty = self._is_missing(counted).all(0)
         if is_empty.all():
@@ -193,9 +197,15 @@ class GaussianVAEImputer(TransformerMixin, BaseEstimator):
         found = np.zeros_like(X)
         found[:, ~self._is_empty] = guess
         filled = np.where(self._is_missing(X), found, X)[:, self._kept()]
-        if self.indicator_ is None:
+        if self.indicator_ is not None:
+            flags = self.indicator_.transform(self._flags(X)).astype(X.dtype)
+            filled = np.hstack([filled, flags])
+        if X.dtype != object or _get_output_config("transform", self)["dense"] != "pandas":
             return filled
-        return np.hstack([filled, self.indicator_.transform(self._flags(X)).astype(X.dtype)])
+        import pandas
+
+        names = self.get_feature_names_out()
+        return with_dtypes(pandas.DataFrame(filled, columns=names), self._dtypes)
 
     def inverse_transform(self, X):
         """Put the missing values back.

@@ -157,7 +157,7 @@ class Units:
             can = not column.levels and (may_bend or needs_map) and not np.isnan(values).all()
             bends.append(Bend.of(column, values, weight) if can else Bend())
         own = cls(columns, bends, None)
-        own.standard = Standardizer.fit(own._expand(X), weight)
+        own.standard = Standardizer.fit(own.mapped(X), weight)
         for j, column in enumerate(columns):
             if column.levels:
                 place = own.places(j)
@@ -239,19 +239,19 @@ class Units:
 
     def forward(self, X, dtype=None):
         """Return standardised columns of the module."""
-        return self.standard.forward(self._expand(X), dtype or X.dtype)
+        return self.standard.forward(self.mapped(X), dtype or X.dtype)
 
     def farthest(self, X):
         """Return the largest magnitude of each standardised column, without limits."""
-        return self.standard.farthest(self._expand(X))
+        return self.standard.farthest(self.mapped(X))
 
     def limited_to(self, X):
         """Return these units with limits, as :meth:`Standardizer.limited_to`."""
-        return Units(self.columns, self.bends, self.standard.limited_to(self._expand(X)))
+        return Units(self.columns, self.bends, self.standard.limited_to(self.mapped(X)))
 
     def with_varying(self, X, weight=None):
         """Return units for columns that are no longer constant, and a mask of the module's."""
-        standard, new = self.standard.with_varying(self._expand(X), weight)
+        standard, new = self.standard.with_varying(self.mapped(X), weight)
         return Units(self.columns, self.bends, standard), new
 
     def unsupported(self, X):
@@ -286,7 +286,7 @@ class Units:
         """
         if self.is_plain:
             return grid_noise(X, self.scale, floor)
-        expanded = self._expand(X)
+        expanded = self.mapped(X)
         own = grid_noise(expanded, self.scale, floor)
         for j, (column, bend) in enumerate(self._pairs()):
             place = self.places(j)
@@ -425,7 +425,8 @@ class Units:
     def _pairs(self):
         return zip(self.columns, self.bends, strict=True)
 
-    def _expand(self, X):
+    def mapped(self, X):
+        """Return the module's columns before they are standardised."""
         if self.is_plain:
             return X
         found = np.empty((len(X), self.n_cells))

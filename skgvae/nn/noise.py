@@ -170,7 +170,9 @@ class GaussianNoise(Noise):
     ) -> Tensor:
         """Return the log probability of each interval, exact in the tails and for narrow ones."""
         parts = torch.broadcast_tensors(x, below, above, loc, log_scale)
-        return _LogNormalInterval.apply(*parts)[0]
+        if torch.is_grad_enabled() and (loc.requires_grad or log_scale.requires_grad):
+            return _LogNormalInterval.apply(*parts)[0]
+        return _log_normal_interval(*parts, with_gradient=False)
 
     @staticmethod
     def cdf(t: Tensor) -> Tensor:
@@ -191,45 +193,19 @@ class GaussianNoise(Noise):
 class _LogNormalInterval(torch.autograd.Function):
     """Log probability of an interval under a normal distribution, with its gradient written out.
 
-    With the ends a < b in standard deviations, Mills' ratio M = Φ / φ and the sign of the interval
-    chosen such that a + b <= 0:
+    With the ends a < b in standard deviations, and the sign of the interval such that its centre
+    u is not positive:
 
-    - b > 0: log(Φ(b) - Φ(a)), in which nothing cancels;
-    - b <= 0: log φ(b) + log(M(b) - exp((b² - a²) / 2) M(a)), however far from the mean;
-    - b - a < 0.01: with u the centre, h the width and t = u h / 2,
-      log φ(u) + log h + t² / 6 - t⁴ / 180 - h² / 24, the integral of the density's series.
+    - log(Φ(b) - Φ(a)), in which little cancels;
+    - b < -12: log φ(b) + log(M(b) - exp((b² - a²) / 2) M(a)) with the asymptotic series of Mills'
+      ratio M = Φ / φ, where Φ would be zero in single precision;
+    - width h < 0.01: log φ(u) + log h + t² / 6 - t⁴ / 180 - h² / 24 with t = u h / 2, the integral
+      of the density's series.
     """
-
-    NARROW = 1e-2
 
     @staticmethod
     def forward(x, below, above, loc, log_scale):
-        inverse = torch.exp(-log_scale)
-        a, b, h, u, is_right = _in_left_tail(x - loc, below, above, inverse)
-        is_narrow, is_inside = h < _LogNormalInterval.NARROW, b > 0
-
-        # Of either tail of the interval: φ(a) / P and φ(b) / P.
-        far = torch.exp(torch.where(is_inside, 0.0, u * h))
-        rest = _mills(b.clamp(max=0)) - far * _mills(a.clamp(max=0))
-        log_peak = GaussianNoise._LOG_PEAK
-        log_p = log_peak - 0.5 * b.square() + rest.log()
-        within = torch.special.ndtr(b) - torch.special.ndtr(a)
-        log_p = torch.where(is_inside, within.log(), log_p)
-        at_b = torch.where(is_inside, torch.exp(log_peak - 0.5 * b.square()) / within, 1 / rest)
-        at_a = torch.where(is_inside, torch.exp(log_peak - 0.5 * a.square()) / within, far / rest)
-        by_loc = at_a - at_b  # in units of 1 / σ
-        by_log_scale = torch.where(a.isinf(), 0.0, a * at_a) - torch.where(
-            b.isinf(), 0.0, b * at_b
-        )
-
-        t = 0.5 * u * h
-        series = t / 3 - t * t * t / 45
-        narrow = log_peak - 0.5 * u.square() + h.log() + t * (t / 6 - t * t * t / 180)
-        log_p = torch.where(is_narrow, narrow - h.square() / 24, log_p)
-        by_loc = torch.where(is_narrow, u - 0.5 * h * series, by_loc)
-        narrow = u.square() - 1 - 2 * t * series + h.square() / 12
-        by_log_scale = torch.where(is_narrow, narrow, by_log_scale)
-        return log_p, torch.where(is_right, -by_loc, by_loc) * inverse, by_log_scale
+        return _log_normal_interval(x, below, above, loc, log_scale)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -243,6 +219,52 @@ class _LogNormalInterval(torch.autograd.Function):
         return None, None, None, grad * by_loc, grad * by_log_scale
 
 
+NARROW, FAR = 1e-2, -12.0
+
+
+def _log_normal_interval(x, below, above, loc, log_scale, with_gradient=True):
+    # The log probability and its derivatives with respect to location and log scale.
+    inverse, log_peak = torch.exp(-log_scale), -0.5 * math.log(2 * math.pi)
+    a, b, h, u, is_right = _in_left_tail(x - loc, below, above, inverse)
+    is_far, is_narrow = b < FAR, h < NARROW
+    root = math.sqrt(0.5)  # erfc has no rounded tail, ndtr has one in single precision
+    within = 0.5 * (torch.erfc(-root * b) - torch.erfc(-root * a))
+    log_p = within.log()
+    if with_gradient:
+        at_a, at_b = (torch.exp(log_peak - 0.5 * t.square()) / within for t in (a, b))
+    if _may_be_any(is_far):
+        factor = torch.exp(torch.where(is_far, u * h, 0.0))  # φ(a) / φ(b)
+        rest = _mills(b.clamp(max=FAR)) - factor * _mills(a.clamp(max=FAR))
+        log_p = torch.where(is_far, log_peak - 0.5 * b.square() + rest.log(), log_p)
+        if with_gradient:
+            at_a = torch.where(is_far, factor / rest, at_a)
+            at_b = torch.where(is_far, 1 / rest, at_b)
+    if with_gradient:
+        by_loc = at_a - at_b  # in units of 1 / σ
+        by_log_scale = _product(a, at_a) - _product(b, at_b)
+    if _may_be_any(is_narrow):
+        t = 0.5 * u * h
+        narrow = log_peak - 0.5 * u.square() + h.log() - h.square() / 24
+        log_p = torch.where(is_narrow, narrow + t * (t / 6 - t * t * t / 180), log_p)
+        if with_gradient:
+            series = t / 3 - t * t * t / 45
+            by_loc = torch.where(is_narrow, u - 0.5 * h * series, by_loc)
+            narrow = u.square() - 1 - 2 * t * series + h.square() / 12
+            by_log_scale = torch.where(is_narrow, narrow, by_log_scale)
+    if not with_gradient:
+        return log_p
+    return log_p, torch.where(is_right, -by_loc, by_loc) * inverse, by_log_scale
+
+
+def _product(end, density):
+    return torch.where(end.isinf(), 0.0, end * density)
+
+
+def _may_be_any(mask):
+    # To ask a GPU would make the host wait for it.
+    return mask.device.type != "cpu" or bool(mask.any())
+
+
 def _in_left_tail(distance, below, above, inverse):
     # Ends, width and centre of an interval in units of the scale, turned such that the centre is
     # not positive, and whether it was turned. The ends of a narrow one would not tell its width.
@@ -254,8 +276,9 @@ def _in_left_tail(distance, below, above, inverse):
 
 
 def _mills(t):
-    # Φ(t) / φ(t) for t <= 0.
-    return math.sqrt(math.pi / 2) * torch.special.erfcx(-t * math.sqrt(0.5))
+    # Φ(t) / φ(t) for t < -12, to seven digits.
+    inverse = t.square().reciprocal()
+    return -(1 - inverse * (1 - 3 * inverse * (1 - 5 * inverse))) / t
 
 
 class StudentNoise(Noise):
