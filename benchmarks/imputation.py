@@ -6,8 +6,8 @@
 DATA is a folder of ``imputation_<set>.npz`` files with the masks of the published runs. A model
 sees the training rows [X, y]. Each cell of X is hidden with probability 0.2, y is never hidden.
 Rows without a known cell of X are dropped. All models have their default settings, KNNImputer
-on standardised columns. Ours is told which columns are categories, y among them. The columns from "kNN(1)" on hold published figures, which are means over
-all three experiments.
+on standardised columns. Ours is told which columns are categories, y among them. The columns from
+"kNN(1)" on hold published figures, which are means over all three experiments.
 
 The error of a hidden cell is absolute, as a share of the column's range in the complete training
 rows. In a categorical column it is 0 or 1. The measures are means over ``--experiments``:

@@ -463,6 +463,12 @@ class GaussianVAE(BaseGaussianVAE):
         log_prob = self._in_units(log_prob, X)
         return (log_prob, std) if return_std else log_prob
 
+    def _kinds_of(self, chosen):
+        """Return the kinds of some of the columns that are in the model, by name."""
+        names = np.delete(self._all_names(), self._unknown_columns).tolist()
+        pairs = zip(names, self._units.columns, strict=True)
+        return {name: kind for (name, kind), own in zip(pairs, chosen, strict=True) if own}
+
     def score(self, X, y=None, sample_weight=None):
         """Return the mean of :meth:`score_samples`.
 
@@ -520,14 +526,7 @@ class GaussianVAE(BaseGaussianVAE):
             return found
         unsupported = self._units.unsupported(X)
         if unsupported.any():
-            names = np.delete(self._all_names(), self._unknown_columns)
-            kinds = {
-                name: column
-                for name, column, own in zip(
-                    names.tolist(), self._units.columns, unsupported.any(0), strict=True
-                )
-                if own
-            }
+            kinds = self._kinds_of(unsupported.any(0))
             warnings.warn(
                 f"{np.sum(unsupported.any(1))} rows have values that their columns cannot have, "
                 f"and so a density of zero: {kinds}.",
@@ -747,7 +746,11 @@ class GaussianVAE(BaseGaussianVAE):
                 f"given has columns {self._names_of(in_vain)}, of which no cell was known in fit: "
                 "they are not in the model."
             )
-        row = self._units.forward(self._with_known_columns(cells))
+        known_columns = self._with_known_columns(cells)
+        if self._units.unsupported(known_columns).any():
+            kinds = self._kinds_of(self._units.unsupported(known_columns)[0])
+            raise ValueError(f"given has values that their columns cannot have: {kinds}.")
+        row = self._units.forward(known_columns)
         x = torch.from_numpy(row).to(self.device_)
         modules = self._for_inference(np.float64)
         (v1, v2, known), rng = self._cells(x), np.random.default_rng(seed)

@@ -228,6 +228,13 @@ def test_a_value_that_a_column_cannot_have(name, value, fitted, frame):
         pickle.loads(pickle.dumps(fitted)).partial_fit(rows)
 
 
+def test_a_value_that_a_column_cannot_have_is_not_given(fitted):
+    with pytest.raises(ValueError, match=r"columns cannot have: \{'pay': positive\}"):
+        fitted.sample(given={"pay": -1.0, "job": "a"})
+    with pytest.raises(ValueError, match="Column 'job' has 'd'"):
+        fitted.sample(given={"job": "d"})
+
+
 def test_a_value_off_the_grid_has_the_density_of_its_interval(fitted, frame):
     rows = frame[:3].copy()
     rows["age"] = rows["age"] + np.array([0.0, 0.3, -0.4])

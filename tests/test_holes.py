@@ -498,7 +498,8 @@ def test_cells_are_given_by_name_by_place_or_as_a_row():
 
 def test_given_cells_that_no_draw_agrees_with_are_warned_of():
     X = load_iris(return_X_y=True)[0]
-    model = GaussianVAE(max_epochs=40, n_estimators=2, random_state=0).fit(X)
+    params = {"max_epochs": 40, "n_estimators": 2, "random_state": 0}
+    model = GaussianVAE(**params, columns="continuous").fit(X)
     with pytest.warns(UserWarning, match="rows are worth"):
         drawn = model.sample(2000, random_state=0, given={0: 30.0, 1: -20.0, 2: 40.0})
     assert np.isfinite(drawn).all()

@@ -80,10 +80,12 @@ class Noise(ABC):
         below, above = (end.clamp(max=1e12) for end in (below, above))  # for gradients
         low, high, width, centre = _in_left_tail(x - loc, below, above, inverse)[:4]
         up_to_high, up_to_low = cls.cdf(high), cls.cdf(low)
-        is_direct = up_to_low < 0.99 * up_to_high  # else little is left of their difference
+        is_direct = up_to_low < 0.8 * up_to_high  # else much of their difference is rounding
         probability = torch.where(is_direct, up_to_high - up_to_low, 1.0)
-        width, centre = torch.where(is_direct, 1.0, width), torch.where(is_direct, 0.0, centre)
-        narrow = cls.log_density(centre) + width.log()
+        low, high, centre = (torch.where(is_direct, 0.0, t) for t in (low, high, centre))
+        middle, width = cls.log_density(centre), torch.where(is_direct, 1.0, width)
+        ends = sum(torch.exp(cls.log_density(t) - middle) for t in (low, high))
+        narrow = middle + torch.log((4 + ends) / 6) + width.log()  # by Simpson's rule
         return torch.where(is_direct, probability.clamp(min=1e-37).log(), narrow)
 
     @classmethod
@@ -199,8 +201,8 @@ class _LogNormalInterval(torch.autograd.Function):
     - log(Φ(b) - Φ(a)), in which little cancels;
     - b < -12: log φ(b) + log(M(b) - exp((b² - a²) / 2) M(a)) with the asymptotic series of Mills'
       ratio M = Φ / φ, where Φ would be zero in single precision;
-    - width h < 0.01: log φ(u) + log h + t² / 6 - t⁴ / 180 - h² / 24 with t = u h / 2, the integral
-      of the density's series.
+    - width h < 0.1: log φ(u) + log h + log(sinh(t) / t) - h² / 24 with t = u h / 2, the integral
+      of the density's series, where the difference would be rounded.
     """
 
     @staticmethod
@@ -219,7 +221,7 @@ class _LogNormalInterval(torch.autograd.Function):
         return None, None, None, grad * by_loc, grad * by_log_scale
 
 
-NARROW, FAR = 1e-2, -12.0
+NARROW, FAR = 0.1, -12.0
 
 
 def _log_normal_interval(x, below, above, loc, log_scale, with_gradient=True):
@@ -244,12 +246,12 @@ def _log_normal_interval(x, below, above, loc, log_scale, with_gradient=True):
         by_log_scale = _product(a, at_a) - _product(b, at_b)
     if _may_be_any(is_narrow):
         t = 0.5 * u * h
+        value, slope = _log_sinhc(t)
         narrow = log_peak - 0.5 * u.square() + h.log() - h.square() / 24
-        log_p = torch.where(is_narrow, narrow + t * (t / 6 - t * t * t / 180), log_p)
+        log_p = torch.where(is_narrow, narrow + value, log_p)
         if with_gradient:
-            series = t / 3 - t * t * t / 45
-            by_loc = torch.where(is_narrow, u - 0.5 * h * series, by_loc)
-            narrow = u.square() - 1 - 2 * t * series + h.square() / 12
+            by_loc = torch.where(is_narrow, u - 0.5 * h * slope, by_loc)
+            narrow = u.square() - 1 - 2 * t * slope + h.square() / 12
             by_log_scale = torch.where(is_narrow, narrow, by_log_scale)
     if not with_gradient:
         return log_p
@@ -273,6 +275,17 @@ def _in_left_tail(distance, below, above, inverse):
     is_right = u > 0
     a, b = torch.where(is_right, -b, a), torch.where(is_right, -a, b)
     return a, b, (below + above) * inverse, torch.where(is_right, -u, u), is_right
+
+
+def _log_sinhc(t):
+    # log(sinh(t) / t) and its derivative.
+    square, size = t.square(), t.abs().clamp(min=0.5)
+    is_small = t.abs() < 0.5
+    value = square * (1 / 6 - square * (1 / 180 - square / 2835))
+    large = size - torch.log(2 * size) + torch.log1p(-torch.exp(-2 * size))
+    slope = t * (1 / 3 - square * (1 / 45 - square * 2 / 945))
+    steep = t.sign() * (1 / torch.tanh(size) - 1 / size)
+    return torch.where(is_small, value, large), torch.where(is_small, slope, steep)
 
 
 def _mills(t):
