@@ -216,6 +216,11 @@ class BaseGaussianVAE(
         std : ndarray of shape (n_samples, n_outputs)
             σ(z), if ``return_std``.
         """
+        mean, std = self._decode(Z, return_std)
+        mean, std = self._to_table(mean), self._with_all_columns(std)
+        return (mean, std) if return_std else mean
+
+    def _decode(self, Z, with_std):
         Z = self._validate_latent(Z)
 
         def decoded(modules, z):
@@ -223,28 +228,26 @@ class BaseGaussianVAE(
             loc, log_scale = decoder.loc_and_log_scale(z)
             scale = log_scale.exp().expand_as(loc)
             if inverses is None:
-                parts = loc[None], scale[None], self._statistic, return_std
+                parts = loc[None], scale[None], self._statistic, with_std
                 return self._summary(modules, *parts, of_noise=True)
             return loc, decoder.family.variance**0.5 * scale
 
         units, inverses = self._target_units, None
         if units.is_plain or (units.is_straight and self._statistic == "mean"):
             inverses = units.inverse_mean, units.inverse_scale
-        mean, std = self._answer(
+        return self._answer(
             decoded, Z, forwards=[self._latents.to_module], inverses=inverses, n_modules=1
         )
-        mean, std = self._to_table(mean), self._with_all_columns(std)
-        return (mean, std) if return_std else mean
 
-    def _to_table(self, cells):
+    def _to_table(self, cells, is_asked_for=False, index=None):
         """Return cells of v2, columns last, as the user gave them: all columns, with names."""
         cells = self._with_all_columns(cells)
-        return self._with_names(cells) if self._decodes_input() else cells
+        return self._with_names(cells, is_asked_for, index) if self._decodes_input() else cells
 
-    def _with_names(self, rows):
+    def _with_names(self, rows, is_asked_for=False, index=None):
         """Return rows with names in place of codes; as a table where set_output asks for one."""
-        container = _get_output_config("transform", self)["dense"]
-        return table_of(rows, self._levels, self._all_names(), container, self._dtypes)
+        container = _get_output_config("transform", self)["dense"] if is_asked_for else "default"
+        return table_of(rows, self._levels, self._all_names(), container, self._dtypes, index)
 
     def latent_directions(self, Z):
         r"""Return the directions in which moving z changes what is decoded, least first.

@@ -64,20 +64,16 @@ def column_of(values):
     Whole numbers are integers, from zero on if none is negative, and zero or one if they are
     nothing else. Numbers with at most three decimals are on a grid. Others of which none is
     negative are positive. In 5 % of the rows there may be more decimals, or zeros. If more are
-    zero, they are on a grid that is finer than a thousandth of the median of the others: so zero
-    has a probability. Fewer than 20 values, or one value alone, say nothing.
+    zero, they are on the grid of their decimals, or on one that is finer than a thousandth of the
+    median of the others: so zero has a probability. Fewer than 20 values, or one value alone, say
+    nothing.
     """
     values = values[~np.isnan(values)].astype(np.float64)
     if len(values) < MIN_VALUES or values.min() == values.max():
         return Column()
     low = 0.0 if (values >= 0).all() else -np.inf
     for decimals in range(MAX_DECIMALS + 1):
-        with np.errstate(over="ignore", invalid="ignore"):
-            place = values * 10.0**decimals
-            spread = np.ptp(place)
-            off = np.minimum(_EPS * np.maximum(np.abs(place), spread), 0.01)
-            is_near = np.abs(place - np.round(place)) <= off
-        if is_near.mean() >= _MOST and spread <= _MAX_STEPS:
+        if _are_near(values * 10.0**decimals):
             if decimals:
                 return Column("grid", 10.0**-decimals, low)
             return Column("integer", 1.0, low, 1.0 if low == 0 and (values <= 1).all() else np.inf)
@@ -86,8 +82,19 @@ def column_of(values):
     positive = values[values > 0]
     if len(positive) >= _MOST * len(values):
         return Column("positive", low=0.0)
-    digits = np.floor(np.log10(np.median(positive))) - 3
-    return Column("grid", 10.0**digits, low)
+    for decimals in range(MAX_DECIMALS + 1, 9):
+        if _are_near(values * 10.0**decimals):
+            return Column("grid", 10.0**-decimals, low)
+    return Column("grid", 10.0 ** (np.floor(np.log10(np.median(positive))) - 3), low)
+
+
+def _are_near(places):
+    # Whether most are whole numbers but for rounding.
+    with np.errstate(over="ignore", invalid="ignore"):
+        spread = np.ptp(places)
+        off = np.minimum(_EPS * np.maximum(np.abs(places), spread), 0.01)
+        is_near = np.abs(places - np.round(places)) <= off
+    return is_near.mean() >= _MOST and spread <= _MAX_STEPS
 
 
 def column_as(spec, values, name):
@@ -103,7 +110,9 @@ def column_as(spec, values, name):
     name : str or int
         Of the column, for messages.
     """
-    kind, *numbers = (spec,) if isinstance(spec, str) else tuple(spec)
+    if not isinstance(spec, (str, tuple, list)) or not spec:
+        raise ValueError(f"columns[{name!r}] must be a kind, perhaps with numbers, got {spec!r}.")
+    kind, *numbers = (spec,) if isinstance(spec, str) else spec
     if not all(isinstance(n, Real) for n in numbers):
         raise ValueError(f"columns[{name!r}] must be a kind and numbers, got {spec!r}.")
     known = values[~np.isnan(values)]
@@ -114,7 +123,7 @@ def column_as(spec, values, name):
     elif kind == "bounded":
         if not numbers:
             highest = known.max(initial=0.0)
-            numbers = [0.0, 1.0 if highest < 1 else 100.0]
+            numbers = [0.0, 1.0 if highest <= 1 else 100.0]
         column, n_numbers = Column(kind, 0.0, *numbers), (2,)
     elif kind == "integer":
         low = 0.0 if (known >= 0).all() else -np.inf
@@ -248,6 +257,9 @@ def columns_of_table(X):
     A table of pandas, polars or pyarrow with a column of strings, of bool or of a category has
     some, and an array or a list of rows of strings, bool or objects.
     """
+    dtypes = getattr(X, "dtypes", None)
+    if hasattr(dtypes, "items") and {getattr(t, "kind", "O") for t in dtypes} <= set("fiu"):
+        return None
     names = getattr(X, "column_names", None)
     if names is None and hasattr(X, "__getitem__"):
         names = getattr(X, "columns", None)
@@ -281,6 +293,14 @@ def are_unknown(table):
     return flags.reshape(table.shape)
 
 
+def are_equal(table, number):
+    """Say which cells of an array of objects are a number; True is not 1."""
+    flags = (
+        not isinstance(value, (bool, np.bool_, str)) and value == number for value in table.ravel()
+    )
+    return np.fromiter(flags, bool, table.size).reshape(table.shape)
+
+
 def _raw(series):
     categories = getattr(getattr(series, "dtype", None), "categories", None)
     levels = tuple(categories.tolist()) if hasattr(categories, "tolist") else ()
@@ -288,9 +308,8 @@ def _raw(series):
 
 
 def _has_strings(rows):
-    return any(
-        isinstance(v, str) for row in rows[:1] if isinstance(row, (list, tuple)) for v in row
-    )
+    rows = (row for row in rows if isinstance(row, (list, tuple)))
+    return any(isinstance(value, str) for row in rows for value in row)
 
 
 def _is_null(value):
@@ -305,7 +324,7 @@ def dtypes_of(X):
     return [str(dtype) for dtype in dtypes] if hasattr(dtypes, "items") else None
 
 
-def table_of(rows, levels, names, container="default", dtypes=None):
+def table_of(rows, levels, names, container="default", dtypes=None, index=None):
     """Return rows with names in place of codes.
 
     Parameters
@@ -321,6 +340,8 @@ def table_of(rows, levels, names, container="default", dtypes=None):
         another table.
     dtypes : list of str, optional
         Of the columns of the table that the model was fitted to, for pandas.
+    index : Index, optional
+        Of the rows, for pandas.
     """
     if container == "default" or rows.ndim != 2:
         if not levels:
@@ -331,20 +352,23 @@ def table_of(rows, levels, names, container="default", dtypes=None):
         return found
     columns = {
         name: _names_of(rows[:, j], levels[j]) if j in levels else rows[:, j]
-        for j, name in enumerate(map(str, names))
+        for j, name in enumerate(names)
     }
     if container == "polars":
         import polars
 
+        columns = {str(name): own for name, own in columns.items()}
         return polars.DataFrame(
             {k: v.tolist() if v.dtype == object else v for k, v in columns.items()}
         )
     import pandas
 
     for j, (name, dtype) in enumerate(zip(columns, dtypes or (), strict=False)):
-        if dtype == "category":
+        if dtype == "category" and j in levels:
             columns[name] = pandas.Categorical(columns[name], categories=list(levels[j]))
-    return with_dtypes(pandas.DataFrame(columns), dict(zip(columns, dtypes or (), strict=False)))
+    return with_dtypes(
+        pandas.DataFrame(columns, index=index), dict(zip(columns, dtypes or (), strict=False))
+    )
 
 
 def with_dtypes(table, dtypes):
@@ -361,9 +385,11 @@ def with_dtypes(table, dtypes):
         values = table.get(name)
         if values is None or dtype in ("category", "object") or values.isna().any():
             continue
-        is_integer = dtype.lower().startswith(("int", "uint"))
-        if not (is_integer and (values % 1 != 0).any()):
-            table[name] = values.astype(dtype)
+        if dtype.lower().startswith(("int", "uint")):
+            limits = np.iinfo(dtype.lower())
+            if (values % 1 != 0).any() or not values.between(limits.min, limits.max).all():
+                continue
+        table[name] = values.astype(dtype)
     return table
 
 

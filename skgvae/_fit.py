@@ -71,6 +71,8 @@ class Table(NamedTuple):
     """Indices of classes."""
     label_weight: np.ndarray | None = None
     """As of RowDataset."""
+    columns: list | None = None
+    """Kinds of the columns of X, found in rows of which none is a copy that was left out."""
 
     @property
     def v2(self):
@@ -227,7 +229,7 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
     def _set_units(self, table):
         """Learn kinds and units of the columns."""
         self._sees_holes = bool(rows_with_holes(table.X).any())
-        columns = self._find_columns(table.X)
+        columns = table.columns or self._find_columns(table.X)
         self._units = Units.fit(table.X, columns, table.weight, self._may_bend())
         self._target_units = self._units
         if table.target is not None:
@@ -312,6 +314,9 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
             self._target_units, new = self._target_units.with_varying(table.target, table.weight)
         for module in self.modules_ if new.any() else ():
             module.decoder.reset_outputs_(torch.from_numpy(new))
+            if (cells := self._target_units.cells()) is not None and cells["grid"]:
+                self._module_spec["cells"] = cells
+                module.decoder.family.grid.set_(**cells["grid"])
         self._check_distance(table)
 
     def _check_net_params(self):

@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import MissingValues, StrOptions
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
-from ._columns import are_unknown, columns_of_table, dtypes_of, objects_of, with_dtypes
+from ._columns import are_equal, are_unknown, columns_of_table, dtypes_of, objects_of, with_dtypes
 from ._fit import DOC_LINK, DTYPES
 from ._vae import STATISTICS, GaussianVAE
 from ._validation import drop_unweighted, refuse_dates, with_nan
@@ -149,7 +149,7 @@ class GaussianVAEImputer(TransformerMixin, BaseEstimator):
         self : GaussianVAEImputer
             The fitted imputer.
         """
-        dtypes = dtypes_of(X)
+        table, dtypes = X, dtypes_of(X)
         X = self._validate(X, reset=True, ensure_min_samples=2)
         names = getattr(self, "feature_names_in_", ())
         self._dtypes = dict(zip(names, dtypes or (), strict=False))
@@ -168,7 +168,7 @@ class GaussianVAEImputer(TransformerMixin, BaseEstimator):
         if model.random_state is None:
             model.set_params(random_state=self.random_state)
         self._is_empty, self.indicator_, self.estimator_ = is_empty, indicator, model
-        model.fit(self._for_model(X), sample_weight=sample_weight, groups=groups)
+        model.fit(self._for_model(X, table), sample_weight=sample_weight, groups=groups)
         self._warn_of_dropped()
         return self
 
@@ -187,15 +187,15 @@ class GaussianVAEImputer(TransformerMixin, BaseEstimator):
             ``add_indicator=True``.
         """
         check_is_fitted(self)
-        X = self._validate(X)
+        table, X = X, self._validate(X)
         self._warn_of_dropped()
-        rows, model = self._for_model(X), self.estimator_
+        rows, model = self._for_model(X, table), self.estimator_
         if self.sample_posterior:
             (guess,) = model.impute(rows, n_imputations=1, random_state=self.random_state)
         else:
             guess = model.impute(rows, statistic=self.statistic)
         found = np.zeros_like(X)
-        found[:, ~self._is_empty] = guess
+        found[:, ~self._is_empty] = np.asarray(guess, dtype=X.dtype)
         filled = np.where(self._is_missing(X), found, X)[:, self._kept()]
         if self.indicator_ is not None:
             flags = self.indicator_.transform(self._flags(X)).astype(X.dtype)
@@ -205,7 +205,8 @@ class GaussianVAEImputer(TransformerMixin, BaseEstimator):
         import pandas
 
         names = self.get_feature_names_out()
-        return with_dtypes(pandas.DataFrame(filled, columns=names), self._dtypes)
+        filled = pandas.DataFrame(filled, columns=names, index=getattr(table, "index", None))
+        return with_dtypes(filled, self._dtypes)
 
     def inverse_transform(self, X):
         """Put the missing values back.
@@ -273,7 +274,10 @@ class GaussianVAEImputer(TransformerMixin, BaseEstimator):
         if raw is not None:
             X = X if hasattr(X, "shape") else np.array(X, dtype=object)
             validate_data(self, X, reset=reset, skip_check_array=True)
-            return objects_of(raw)
+            found = objects_of(raw)
+            if not np.isnan(self._marker()) and are_unknown(found).any():
+                raise ValueError(f"X contains NaN, and {self.missing_values!r} marks what misses.")
+            return found
         finite = "allow-nan" if np.isnan(self._marker()) else True
         params |= {"dtype": DTYPES, "reset": reset, "ensure_all_finite": finite}
         return validate_data(self, with_nan(X), **params)
@@ -286,7 +290,7 @@ class GaussianVAEImputer(TransformerMixin, BaseEstimator):
     def _is_missing(self, X):
         marker = self._marker()
         if X.dtype == object:
-            return are_unknown(X) if np.isnan(marker) else marker == X
+            return are_unknown(X) if np.isnan(marker) else are_equal(X, marker)
         return np.isnan(X) if np.isnan(marker) else marker == X
 
     def _flags(self, X):
@@ -296,9 +300,12 @@ class GaussianVAEImputer(TransformerMixin, BaseEstimator):
         marker = self._marker()
         return np.where(self._is_missing(X), marker, 1.0 if marker == 0 else 0.0)
 
-    def _for_model(self, X):
+    def _for_model(self, X, table):
         """Return the features that have known cells, with NaN in their missing cells."""
-        return np.where(self._is_missing(X), np.nan, X).astype(X.dtype)[:, ~self._is_empty]
+        missing, kept = self._is_missing(X), np.flatnonzero(~self._is_empty)
+        if X.dtype == object and hasattr(table, "iloc"):  # with names, and levels of categories
+            return table.iloc[:, kept].mask(missing[:, kept])
+        return np.where(missing, np.nan, X).astype(X.dtype)[:, kept]
 
     def _kept(self):
         """Say which features transform returns."""

@@ -44,6 +44,13 @@ def model_with(needs, display, estimator, X):
     return model, X
 
 
+def check_decodes_numbers(model, display):
+    """Raise an error if the model decodes names, which a display of numbers cannot show."""
+    if getattr(model, "_levels", None) and model._decodes_input():
+        names = [model._all_names()[j] for j in model._levels]
+        raise TypeError(f"{display} shows numbers, and columns {names} of the model hold names.")
+
+
 def check_predicts_std(estimator):
     """Raise an error unless predict can return a standard deviation for each row."""
     predict = getattr(estimator, "predict", None)

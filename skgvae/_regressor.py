@@ -10,7 +10,6 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
 from ._base import BaseGaussianVAE
-from ._columns import Column, column_of
 from ._fit import Table
 from ._groups import merge_copies
 from ._mixture import mixture_quantile
@@ -157,10 +156,6 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     each target, as with the loss of Seitzer et al. [2]_; without that, rows that are fitted
     badly get a large σ and then hardly train the mean. ``history_`` reports the objective
     itself; ``net_params={"criterion__mean_power": 0}`` follows its gradient too.
-
-    A y of integers, or on a grid of at most three decimals, is taken as such, if all targets are:
-    scores count the probability of the interval around a value, divided by the step, and draws and
-    quantiles are on the grid. The mean is not. Such a y has no bounds.
 
     Far outside the training rows σ is as arbitrary as the mean is. In a pipeline the
     methods that :class:`~sklearn.pipeline.Pipeline` does not know are reached by
@@ -516,11 +511,6 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     @property
     def _noise_family(self):
         return self.module_.decoder.family
-
-    def _find_target_columns(self, target):
-        # Without ends, so that the mean of y is that of the noise; it is wider than the grid.
-        columns = [Column(c.kind, c.step) for c in map(column_of, target.T)]
-        return columns if all(c.step for c in columns) else [Column()] * len(columns)
 
     def _criterion_params(self):
         return {"criterion__bound": predictive_bound, "criterion__mean_power": MEAN_POWER}

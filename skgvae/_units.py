@@ -82,7 +82,7 @@ class Bend:
             values, weight = _where(values > 0, values, weight)
             if not len(values):
                 return cls("softplus", 0.5, 1.0)
-            least, median = values.min() / 2, np.median(values)
+            least, median = values.min() / 2, _median(values, weight)
             maps = [cls("softplus", least, median * scale) for scale in SCALES]
             return max(maps, key=lambda own: own._normal_score(values, weight))
         if not column.step or column.low != 0:
@@ -454,8 +454,14 @@ class Units:
             # Divided by the steps of a unit: 0.1 times 3 is not 0.3.
             place, per_unit = np.round(values / column.step), np.round(1 / column.step)
             is_decimal = per_unit >= 1 and abs(per_unit * column.step - 1) < 1e-9
-            values = place / per_unit if is_decimal else place * column.step
+            values = (place / per_unit if is_decimal else place * column.step) + 0.0  # no -0.0
         return self._clipped(j, values)
+
+
+def _median(values, weight):
+    order = np.argsort(values)
+    total = np.cumsum(np.ones(len(values)) if weight is None else weight[order])
+    return float(values[order[np.searchsorted(total, total[-1] / 2)]])
 
 
 def _where(mask, values, weight):

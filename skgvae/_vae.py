@@ -28,7 +28,7 @@ from ._start_incomplete import factors_of_known, mixture_of_known
 from ._together import compute_once
 from ._validation import check_given, check_groups, drop_unweighted
 from .likelihood import lower_bound
-from .nn import NOISE_MODELS, PRIORS
+from .nn import NOISE_MODELS, PRIORS, GaussianNoise
 from .objectives import elbo, importance_weighted_bound
 
 N_PRIOR_COMPONENTS = 8  # where no classical model says how many
@@ -197,8 +197,8 @@ class GaussianVAE(BaseGaussianVAE):
     around the value; what lies beyond the lowest value belongs to it. That is a density, constant
     around each value. The probability of a category's level is a softmax of the decoder's
     output. Positive values are mapped to all numbers first, and skewed amounts on a grid are bent.
-    So kinds of columns do not change the unit of a score. A row with a value beyond the bounds of
-    its column has a density of zero.
+    So kinds of columns do not change the unit of a score, but the step of a grid does. A row with a
+    value beyond the bounds of its column has a density of zero.
 
     References
     ----------
@@ -321,8 +321,9 @@ class GaussianVAE(BaseGaussianVAE):
             X = self._check_rows(X, reset=reset, ensure_min_samples=2)
             weight, X, groups = drop_unweighted(sample_weight, X, check_groups(groups, X))
             X = self._choose_columns(X, reset)
+            columns = self._find_columns(X) if reset else None
             weight, groups, kept = merge_copies(weight, groups, X)
-            return self._fit(Table(X[kept], weight=weight, groups=groups))
+            return self._fit(Table(X[kept], weight=weight, groups=groups, columns=columns))
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
@@ -361,11 +362,12 @@ class GaussianVAE(BaseGaussianVAE):
             n_needed = 2 if reset else 1
             X = self._check_rows(X, reset=reset, ensure_min_samples=n_needed)
             weight, X = drop_unweighted(sample_weight, X, n_needed=n_needed)
-            X = self._choose_columns(X, reset)
+            X, columns = self._choose_columns(X, reset), None
             if reset:
+                columns = self._find_columns(X)
                 weight, _, kept = merge_copies(weight, None, X)
                 X = X[kept]
-            return self._partial_fit(Table(X, weight=weight))
+            return self._partial_fit(Table(X, weight=weight, columns=columns))
 
     def inverse_transform(self, X):
         """Return the decoder's mean, in the units of the rows.
@@ -380,7 +382,8 @@ class GaussianVAE(BaseGaussianVAE):
         ndarray of shape (n_samples, n_features)
             μ(z).
         """
-        return self.decode(X)
+        mean, _ = self._decode(X, with_std=False)
+        return self._to_table(mean, True, _index_of(X))
 
     def reconstruct(self, X, return_std=False):
         """Return mean and standard deviation of p(x' | x) = E[p(x' | z)] over z ~ q(z | x).
@@ -403,8 +406,9 @@ class GaussianVAE(BaseGaussianVAE):
         params = {"statistic": "auto", "with_std": return_std}
         complete = partial(self._mean_and_std, **params)
         incomplete = partial(self._summary_of_incomplete, **params)
+        index = _index_of(X)
         mean, std = self._answer_each(complete, incomplete, self._validate_rows(X))
-        mean, std = self._to_table(mean), self._with_all_columns(std)
+        mean, std = self._to_table(mean, True, index), self._with_all_columns(std)
         return (mean, std) if return_std else mean
 
     def score_samples(self, X, return_std=False):
@@ -586,7 +590,7 @@ class GaussianVAE(BaseGaussianVAE):
             return (drawn_by(modules, z, chosen, noise),)
 
         (rows,) = self._answer(drawn, z, noise, chosen, inverses=[self._target_units.inverse])
-        return self._to_table(rows)
+        return self._to_table(rows, True)
 
     def impute(self, X, n_imputations=None, statistic="auto", random_state=None):
         """Return rows with their unknown cells (NaN) filled in, given the known ones.
@@ -637,7 +641,7 @@ class GaussianVAE(BaseGaussianVAE):
         check_is_fitted(self)
         if statistic not in STATISTICS:
             raise ValueError(f"statistic must be one of {STATISTICS}, got {statistic!r}.")
-        table, n = self._check_rows(X, reset=False), 1
+        table, n, index = self._check_rows(X, reset=False), 1, _index_of(X)
         if n_imputations is not None:
             n = check_scalar(n_imputations, "n_imputations", Integral, min_val=1)
         X = self._with_known_columns(table)
@@ -650,9 +654,9 @@ class GaussianVAE(BaseGaussianVAE):
             else:
                 found = self._summary_of_incomplete(rows, statistic)[0]
             filled[:, has_holes] = np.where(np.isnan(rows), found, rows)
-        filled = self._with_all_columns(filled)
-        filled[..., self._unknown_columns] = table[:, self._unknown_columns]
-        return self._with_names(filled[0] if n_imputations is None else filled)
+        whole = np.broadcast_to(table, (n, *table.shape)).copy()
+        whole[..., np.setdiff1d(np.arange(table.shape[1]), self._unknown_columns)] = filled
+        return self._with_names(whole[0] if n_imputations is None else whole, True, index)
 
     # Answers for rows with unknown cells
 
@@ -791,7 +795,7 @@ class GaussianVAE(BaseGaussianVAE):
         rows = self._units.inverse(np.concatenate(parts)).astype(self._dtype)
         rows = self._with_all_columns(rows)
         rows[:, ~np.isnan(cells[0])] = cells[0, ~np.isnan(cells[0])]
-        return self._with_names(rows)
+        return self._with_names(rows, True)
 
     def _get_structure(self):
         return super()._get_structure() | {"prior": self.prior, "columns": self.columns}
@@ -814,7 +818,9 @@ class GaussianVAE(BaseGaussianVAE):
         return found
 
     def _may_bend(self):
-        return self.columns != "continuous"
+        # Student's t on a logarithmic scale has no mean.
+        is_normal = NOISE_MODELS[self.noise].family is GaussianNoise
+        return self.columns != "continuous" and is_normal
 
     def _said_to_be_categories(self):
         said = specs_by_place(self.columns, self._all_names())
@@ -896,3 +902,8 @@ class GaussianVAE(BaseGaussianVAE):
         module.start_at_mixture(*map(torch.from_numpy, model))
         self._choice = {"n_components": module.prior.n_components, "kinds": (kind,)}
         self._module_spec["n_prior_components"] = module.prior.n_components  # of random ones too
+
+
+def _index_of(table):
+    """Return the index of a table of pandas, None of anything else."""
+    return getattr(table, "index", None) if hasattr(table, "iloc") else None

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import multivariate_normal, norm
+from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -130,6 +131,7 @@ def test_the_user_says_what_a_column_is(frame):
         ({"pay": ("grid", "fine")}, "a kind and numbers"),
         ({"score": "grid"}, "more than 3 decimals: say its step"),
         ({"job": "continuous"}, "'job' holds names"),
+        ({"score": None}, "a kind, perhaps with numbers"),
         ("discrete", "'columns' parameter"),
     ],
 )
@@ -333,6 +335,84 @@ def test_amounts_that_are_often_zero(frame):
     assert (gift[gift > 0] < below).mean() == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.filterwarnings("ignore::skgvae.PosteriorCollapseWarning")
+def test_copies_count_when_kinds_are_found():
+    rng = np.random.default_rng(0)
+    gift = np.where(rng.random(400) < 0.4, 0, np.exp(rng.normal(3, 1, 400)))
+    vae = GaussianVAE(n_estimators=2, random_state=0).fit(gift[:, None])
+    assert vae.columns_[0].kind == "grid"
+    share = (vae.sample(2000, random_state=0) == 0).mean()
+    assert share == pytest.approx((gift == 0).mean(), abs=0.05)
+
+
+def test_a_table_keeps_its_index_and_narrow_integers(frame):
+    X = pd.DataFrame(
+        {"pixel": np.random.default_rng(0).integers(200, 256, 300).astype("uint8"),
+         "job": np.resize(["a", "b"], 300)},
+        index=np.arange(300) + 1000,
+    )  # fmt: skip
+    holes = X.copy()
+    holes.loc[1000:1050, "job"] = None
+    vae = GaussianVAE(**FEW).set_output(transform="pandas").fit(X)
+    assert (vae.sample(1000, random_state=0)["pixel"] > 100).all()
+    for rows in (
+        vae.impute(holes),
+        vae.reconstruct(holes),
+        vae.inverse_transform(vae.transform(X)),
+    ):
+        assert (rows.index == X.index).all()
+    imputer = GaussianVAEImputer(GaussianVAE(columns={"pixel": "continuous"}, **FEW))
+    columns = ColumnTransformer([("impute", imputer, ["pixel", "job"])])
+    assert (columns.set_output(transform="pandas").fit_transform(holes).index == X.index).all()
+
+
+def test_an_imputer_knows_levels_that_are_numbers():
+    X = pd.DataFrame({"size": pd.Categorical(np.resize([1, 5, 90], 90)), "job": ["a"] * 90})
+    X.loc[::4, "size"] = np.nan
+    imputer = GaussianVAEImputer(GaussianVAE(**FEW), sample_posterior=True, random_state=0)
+    assert set(imputer.fit_transform(X)[:, 0]) == {1, 5, 90}
+    with pytest.raises(ValueError, match="X contains NaN, and -1 marks"):
+        GaussianVAEImputer(missing_values=-1).fit(X)
+
+
+def test_intervals_follow_the_units_of_a_column_that_varies_late():
+    rng = np.random.default_rng(0)
+    vae = GaussianVAE(columns={0: "integer"}, **FEW)
+    vae.partial_fit(np.c_[np.full(40, 5.0), rng.standard_normal(40)])
+    for _ in range(5):
+        vae.partial_fit(np.c_[rng.integers(0, 1000, 200), rng.standard_normal(200)])
+    rows = np.c_[np.arange(4000), np.full(4000, np.nan)]
+    assert np.exp(vae.score_samples(rows)).sum() == pytest.approx(1, abs=0.05)
+    other = pickle.loads(pickle.dumps(vae))
+    np.testing.assert_array_equal(other.score_samples(rows[:50]), vae.score_samples(rows[:50]))
+
+
+def test_bounds_far_from_zero():
+    X = np.random.default_rng(0).integers(0, 21, (200, 1)) + 1e8
+    vae = GaussianVAE(columns={0: ("integer", 1e8, 1e8 + 20)}, **FEW).fit(X)
+    values = 1e8 + np.arange(21.0)[:, None]
+    assert np.exp(vae.score_samples(values)).sum() == pytest.approx(1, abs=0.02)
+
+
+def test_heavy_noise_does_not_bend():
+    amounts = np.exp(np.random.default_rng(0).normal(3, 1.5, (150, 1))).round()
+    vae = GaussianVAE(noise="student", **FEW).fit(amounts)
+    assert vae.reconstruct(amounts, return_std=True)[1].max() < 1e4
+
+
+def test_displays_of_numbers_say_that_there_are_names(fitted, frame):
+    pytest.importorskip("matplotlib")
+    from skgvae.display import LatentTraversalDisplay, ReconstructionDisplay
+
+    with pytest.raises(TypeError, match="hold names"):
+        LatentTraversalDisplay.from_estimator(fitted)
+    with pytest.raises(TypeError, match="hold names"):
+        ReconstructionDisplay.from_estimator(fitted, frame[:3])
+    numbers = GaussianVAE(**FEW).set_output(transform="pandas").fit(frame[["age", "score"]])
+    LatentTraversalDisplay.from_estimator(numbers)
+    ReconstructionDisplay.from_estimator(numbers, frame[["age", "score"]][:3])
+
+
 # Names
 
 
@@ -394,23 +474,6 @@ def test_pipelines_searches_and_more_passes(frame):
     assert vae.score(frame) > before
     again = GaussianVAE(**FEW, warm_start=True).fit(frame).fit(frame)
     assert again.score(frame) > before
-
-
-def test_integer_targets_of_a_regressor(frame):
-    X, y = frame[["pay", "score"]], frame["age"]
-    model = GaussianVAERegressor(**FEW).fit(X, y)
-    values = np.arange(-200, 300)
-    rows = pd.concat([X[:1]] * len(values))
-    total = np.exp(model.score_samples(rows, values)).sum()
-    assert total == pytest.approx(1, abs=0.02)
-    np.testing.assert_array_equal(model.sample(X[:50], 4, random_state=0) % 1, 0)
-    np.testing.assert_array_equal(model.predict_interval(X[:50]) % 1, 0)
-    assert (model.predict(X[:50]) % 1 != 0).any()  # the mean is none of the values
-    assert model.predict(X).mean() == pytest.approx(y.mean(), abs=2)
-    both = np.c_[y, np.round(frame["score"], 2)]
-    assert (GaussianVAERegressor(**FEW).fit(X, both).sample(X)[..., 0] % 1 == 0).all()
-    mixed = np.c_[y, frame["score"]]  # where one has no grid, none has
-    assert (GaussianVAERegressor(**FEW).fit(X, mixed).sample(X)[..., 0] % 1 != 0).all()
 
 
 @pytest.mark.parametrize("kind", [GaussianVAEClassifier, GaussianVAERegressor])

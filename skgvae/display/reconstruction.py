@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import _num_samples, check_array
 
-from .._last_step import model_with
+from .._last_step import check_decodes_numbers, model_with
 from .axes import (
     BLACK,
     BLUE,
@@ -92,7 +92,9 @@ class ReconstructionDisplay:
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         _check_few_rows(_num_samples(X), ax)
         estimator, X = model_with("reconstruct", cls.__name__, estimator, X)
+        check_decodes_numbers(estimator, cls.__name__)
         mean, std = estimator.reconstruct(X, return_std=True)
+        mean = np.asarray(mean)
         return cls.from_predictions(
             X,
             mean,

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
-from .._last_step import model_with
+from .._last_step import check_decodes_numbers, model_with
 from .._vae import GaussianVAE
 from .axes import (
     GREY,
@@ -130,6 +130,7 @@ class LatentTraversalDisplay:
         values = np.linspace(-span, span, n_steps)
         steps = values[:, None] * np.eye(width)[components][:, None]
         Z = np.vstack([start[None], (start + steps).reshape(-1, width)])
+        check_decodes_numbers(estimator, cls.__name__)
         decoded = estimator.decode(Z).reshape(len(Z), -1)
         if image_shape is not None:
             image_shape = check_image_shape(image_shape, decoded.shape[1])

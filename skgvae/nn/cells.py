@@ -66,9 +66,28 @@ class GridCells(nn.Module):
         bend: Sequence[float],
     ):
         super().__init__()
-        named = {"step": step, "low": low, "high": high, "offset": offset, "scale": scale}
-        for name, values in (named | {"bend": bend}).items():
-            self.register_buffer(name, torch.as_tensor(values, dtype=torch.float32))
+        named = self._buffers_of(step, low, high, offset, scale, bend)
+        for name, values in named.items():
+            self.register_buffer(name, values.float())
+
+    @torch.no_grad()
+    def set_(self, **params: Sequence[float]) -> None:
+        """Go on with other parameters of as many columns."""
+        for name, values in self._buffers_of(**params).items():
+            getattr(self, name).copy_(values)
+
+    @staticmethod
+    def _buffers_of(step, low, high, offset, scale, bend):
+        step, low, high, offset, scale, bend = (
+            torch.as_tensor(values, dtype=torch.float64, device="cpu")
+            for values in (step, low, high, offset, scale, bend)
+        )
+        # The ends in standardised units: those of the user may be large beside a step.
+        ends = low + 0.5 * step, high - 0.5 * step
+        ends = (torch.where(bend.isinf(), end, torch.asinh(end / bend)) for end in ends)
+        lowest, highest = ((end - offset) / scale for end in ends)
+        named = {"step": step, "offset": offset, "scale": scale, "bend": bend}
+        return named | {"lowest": lowest, "highest": highest}
 
     def intervals(self, x: Tensor, only_inside: bool = False) -> tuple[Tensor, Tensor]:
         """Return how far the interval reaches below and above each value, of shape (*, d).
@@ -80,7 +99,9 @@ class GridCells(nn.Module):
         only_inside : bool
             Whether the intervals of the lowest and the highest value end like the others.
         """
-        step, low, high, offset, scale, bend = (along(buffer, x) for buffer in self.buffers())
+        step, offset, scale, bend = (
+            along(buffer, x) for buffer in (self.step, self.offset, self.scale, self.bend)
+        )
         t = x * scale + offset
         is_straight = bend.isinf()
         s = torch.where(is_straight, 1.0, bend)
@@ -92,9 +113,8 @@ class GridCells(nn.Module):
         above = torch.where(is_straight, 0.5 * step, above) / scale
         if only_inside:
             return below, above
-        value = torch.where(is_straight, t, s * a)
-        below = torch.where(value < low + 0.5 * step, torch.inf, below)
-        return below, torch.where(value > high - 0.5 * step, torch.inf, above)
+        below = torch.where(x < along(self.lowest, x), torch.inf, below)
+        return below, torch.where(x > along(self.highest, x), torch.inf, above)
 
     def log_prob(self, noise: type[Noise], x: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
         """Return the log probability of each cell.
