@@ -5,6 +5,7 @@ import numpy as np
 # A column is continuous if it has so many values, of which each stands in fewer than so many
 # different rows on average. Rare values stand together in fewer than so many.
 _MIN_VALUES, _MAX_REPEATS = 20, 5
+_OFTEN = 0.05  # share of zeros in a column of amounts
 _ON_GRID = 1e-3  # share of the spacing by which a value may miss its place
 # Values that differ by less, as a share of the largest, are copies of one value in float32.
 _SAME = 4 * float(np.finfo(np.float32).eps)
@@ -15,8 +16,8 @@ def merge_copies(weight, groups, *tables, labels=None):
 
     Copies agree in all columns, up to rounding in float32, and their values in those that are
     continuous are rare. A column is continuous if its values rarely repeat in different rows and
-    do not fill a grid. Other equal rows, as of grids and categories, are what the probability of
-    a row is made of.
+    do not fill a grid; a column that is alone also must not be zero often, as amounts are. Other
+    equal rows, as of grids and categories, are what the probability of a row is made of.
 
     Parameters
     ----------
@@ -41,7 +42,8 @@ def merge_copies(weight, groups, *tables, labels=None):
     columns = [column for table in tables for column in table.T]
     first = _first_equal(columns if groups is None else [*columns, groups])
     everything = np.arange(len(first))
-    if np.array_equal(first, everything):
+    is_amount = len(columns) == 1 and np.mean(columns[0] == 0) > _OFTEN
+    if is_amount or np.array_equal(first, everything):
         return weight, groups, everything
     different = np.flatnonzero(first == everything)
     is_copied = np.zeros(len(first), bool)

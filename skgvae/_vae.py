@@ -197,8 +197,8 @@ class GaussianVAE(BaseGaussianVAE):
     around the value; what lies beyond the lowest value belongs to it. That is a density, constant
     around each value. The probability of a category's level is a softmax of the decoder's
     output. Positive values are mapped to all numbers first, and skewed amounts on a grid are bent.
-    So kinds of columns do not change the unit of a score, but the step of a grid does. A row with a
-    value beyond the bounds of its column has a density of zero.
+    So kinds of columns do not change the unit of a score, but the step of a grid does. A row with
+    a value beyond the bounds of its column has a density of zero.
 
     References
     ----------
