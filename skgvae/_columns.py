@@ -194,18 +194,12 @@ class RawColumn(NamedTuple):
             isinstance(value, (str, bool, np.bool_)) for value in self.values.tolist()
         )
 
-    def subset(self, rows):
-        """Return some of its rows."""
-        return RawColumn(self.values[rows], self.levels)
-
     def find_levels(self, name):
         """Return the levels in order; of more than 50 a ValueError."""
         levels = self.levels
         if not levels:
             found = {value for value in self.values.tolist() if not _is_null(value)}
-            levels = sorted(
-                found, key=lambda v: (isinstance(v, str), str(v) if isinstance(v, str) else v)
-            )
+            levels = sorted(found, key=lambda value: (isinstance(value, str), value))
         if len(levels) > MAX_LEVELS:
             raise ValueError(
                 f"Column {name!r} has {len(levels)} names, and a category has at most "
@@ -255,7 +249,7 @@ def columns_of_table(X):
     """Return the columns of a table that holds names, None if it holds numbers alone.
 
     A table of pandas, polars or pyarrow with a column of strings, of bool or of a category has
-    some, and an array or a list of rows of strings, bool or objects.
+    some, and an array or a list of rows of strings or objects.
     """
     dtypes = getattr(X, "dtypes", None)
     if hasattr(dtypes, "items") and {getattr(t, "kind", "O") for t in dtypes} <= set("fiu"):

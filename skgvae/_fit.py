@@ -633,7 +633,7 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
 
     def _said_to_be_categories(self):
         """Return the positions of columns of numbers that the user calls categories."""
-        return {}
+        return []
 
     def _all_names(self):
         return list(getattr(self, "feature_names_in_", range(self.n_features_in_)))

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from scipy.special import expit
 
-from ._columns import Column
 from ._mixture import mixture_quantile
 from ._scaling import Standardizer, distinct_values, grid_noise
 
@@ -94,12 +93,9 @@ class Bend:
                 return cls()
             maps = [cls("asinh", 0.0, max(spread * b, column.step)) for b in BENDS]
             scores = [own._normal_score(values, weight) for own in maps]
-            best = int(np.nanargmax(scores))
-            return (
-                maps[best]
-                if scores[best] > cls()._normal_score(values, weight) + MIN_GAIN
-                else cls()
-            )
+            best, gain = maps[int(np.argmax(scores))], max(scores)
+            gain -= cls()._normal_score(values, weight)
+            return best if gain > MIN_GAIN else cls()
 
     def _normal_score(self, values, weight):
         # log density of a normal distribution, less a constant, in nats a row
@@ -135,22 +131,20 @@ class Units:
         self._n_of_kind = [kinds.count(0), kinds.count(1)]
 
     @classmethod
-    def fit(cls, X, columns=None, weight=None, may_bend=True):
+    def fit(cls, X, columns, weight, may_bend):
         """Learn maps, offsets and scales from rows.
 
         Parameters
         ----------
         X : ndarray of shape (n_samples, n_features)
             Numbers, codes of names; NaN where unknown.
-        columns : sequence of Column, optional
-            Their kinds; all continuous, and not bent, by default.
-        weight : ndarray of shape (n_samples,), optional
+        columns : sequence of Column
+            Their kinds.
+        weight : ndarray of shape (n_samples,) or None
             Row weights.
         may_bend : bool
             Whether columns may be bent that need not be.
         """
-        if columns is None:
-            columns, may_bend = [Column()] * X.shape[1], False
         bends = []
         for column, values in zip(columns, X.T, strict=True):
             needs_map = column.kind in ("positive", "bounded")
@@ -387,21 +381,28 @@ class Units:
         scale, offset = self.scale[self._starts], self.offset[self._starts]
         centre = own_loc.mean(0).numpy() * scale + offset
         std = variance.sqrt().numpy() * scale
-        median = None
-        if statistic != "mean":
-            median = mixture_quantile(0.5, own_loc, own_scale, noise).numpy() * scale + offset
+        is_median = np.array([self._takes_median(column, statistic) for column in self.columns])
+        if is_median.any():
+            parts = (part[..., torch.from_numpy(is_median)] for part in (own_loc, own_scale))
+            median = mixture_quantile(0.5, *parts, noise).numpy()
+            centre[:, is_median] = median * scale[is_median] + offset[is_median]
         for j, (column, bend) in enumerate(self._pairs()):
             if column.levels:
                 chance = loc[..., self.places(j)].softmax(-1).mean(0)
                 centre[:, j], std[:, j] = chance.argmax(-1).numpy(), np.nan
                 continue
-            is_median = statistic == "median" or (statistic == "auto" and column.step)
-            if (bend.kind != "none" or column.step) and (with_std or not is_median):
+            if (bend.kind != "none" or column.step) and (with_std or not is_median[j]):
                 values = own_loc[..., j].numpy(), own_scale[..., j].numpy()
-                centre[:, j], std[:, j] = self._moments(j, noise, *values, of_noise)
-            if is_median:
-                centre[:, j] = self._possible(j, bend.inverse(median[:, j]))
+                mean, std[:, j] = self._moments(j, noise, *values, of_noise)
+                centre[:, j] = centre[:, j] if is_median[j] else mean
+            if is_median[j]:
+                centre[:, j] = self._possible(j, bend.inverse(centre[:, j]))
         return centre, std
+
+    @staticmethod
+    def _takes_median(column, statistic):
+        is_asked_for = statistic == "median" or (statistic == "auto" and column.step > 0)
+        return is_asked_for and not column.levels
 
     def _moments(self, j, noise, loc, scale, of_noise):
         # Mean and standard deviation of a column that is bent or on a grid, by quadrature.
@@ -444,10 +445,6 @@ class Units:
             return mapped[..., self.places(j)].argmax(-1)
         return self.bends[j].inverse(mapped[..., self._starts[j]])
 
-    def _clipped(self, j, values):
-        column = self.columns[j]
-        return np.clip(values, column.low, column.high) if not column.levels else values
-
     def _possible(self, j, values):
         column = self.columns[j]
         if column.step:
@@ -455,7 +452,7 @@ class Units:
             place, per_unit = np.round(values / column.step), np.round(1 / column.step)
             is_decimal = per_unit >= 1 and abs(per_unit * column.step - 1) < 1e-9
             values = (place / per_unit if is_decimal else place * column.step) + 0.0  # no -0.0
-        return self._clipped(j, values)
+        return np.clip(values, column.low, column.high)  # of a category there are no bounds
 
 
 def _median(values, weight):

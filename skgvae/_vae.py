@@ -810,7 +810,7 @@ class GaussianVAE(BaseGaussianVAE):
                 if said.get(place, "categorical") != "categorical":
                     raise ValueError(f"Column {name!r} holds names: it can only be categorical.")
                 found.append(Column("categorical", levels=self._levels[place]))
-            elif said.get(place, "auto") != "auto":
+            elif place in said:
                 found.append(column_as(said[place], values, name))
             else:
                 found.append(column_of(values) if self.columns != "continuous" else Column())

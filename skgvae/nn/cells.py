@@ -386,7 +386,7 @@ class MixedNoise(nn.Module):
         return weight, bias, log_scale
 
     def dithered(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return values as if they had not been rounded: on a grid uniform in their interval."""
+        """Return values as if they had not been rounded: with noise as wide as the rounding."""
         x = x.clone()
         on_grid = x[..., self.sizes[0] : self.sizes[0] + self.sizes[1]]  # a view
         if self.sizes[1]:
@@ -414,11 +414,6 @@ class MixedNoise(nn.Module):
     def variance(self) -> float:
         """Variance at scale one."""
         return self.base.variance
-
-    @property
-    def fisher_information(self) -> tuple[float, float]:
-        """About the location and the logarithm of the scale, at scale one."""
-        return self.base.fisher_information
 
     def cdf(self, t: Tensor) -> Tensor:
         """Return the probability of noise up to t."""
