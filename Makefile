@@ -32,11 +32,13 @@ test-contract: $(VENV)/.ready  ## run scikit-learn's check_estimator at the defa
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto -m slow tests/test_common.py
 
 test-all: $(VENV)/.ready  ## run all tests, the slow ones too, with coverage
-	$(PY) -m coverage run -m pytest -m '' --hypothesis-show-statistics
+	$(PY) -m coverage erase
+	OMP_NUM_THREADS=1 $(PY) -m coverage run -m pytest -n auto -m ''
+	$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report
 
 test-oldest: $(OLDEST)/.ready  ## run the tests with the oldest versions that are supported
-	$(OLDEST)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n auto
 
 test-release: test-all docs test-oldest dist  ## what a release must pass: slow tests, gallery, oldest versions
 

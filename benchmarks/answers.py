@@ -35,10 +35,10 @@ def reference(model, X, n_first):
     n_all, modules = TIMES * n_first, model._for_inference(np.float64)
     draws = [latent_draws(_density.ROUNDS[-1] * n_all, model.n_components_, 10**6 + m)
              for m in range(len(modules))]  # fmt: skip
-    rows = torch.from_numpy(model._scaler.forward(X))
+    rows = torch.from_numpy(model._units.forward(X))
     parts = [_density.log_density(modules, own, own, draws, n_all) for own in rows.split(10)]
     _density.TOLERANCE = before
-    return torch.cat([part.log_prob for part in parts]).numpy() - model._scaler.log_abs_det(X)
+    return torch.cat([part.log_prob for part in parts]).numpy() - model._units.log_abs_det(X)
 
 
 def rises(model, X):

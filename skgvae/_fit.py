@@ -672,6 +672,8 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
         return self._with_known_columns(self._check_rows(X, reset=False))
 
     def _with_known_columns(self, X):
+        if len(self._unknown_columns):
+            X = np.delete(X, self._unknown_columns, axis=1)
         if not (self._knows_density or self._sees_holes) and rows_with_holes(X).any():
             warnings.warn(
                 "X has unknown cells (NaN), and the model was fitted to rows without: they are "
@@ -679,8 +681,7 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
                 UserWarning,
                 stacklevel=4,
             )
-        left_out = self._unknown_columns
-        return np.delete(X, left_out, axis=1) if len(left_out) else X
+        return X
 
     def _of_columns(self, cells):
         """Return numbers of the module's columns for those of v2; NaN for categories."""

@@ -154,7 +154,8 @@ def test_imputation_prints_its_tables(tmp_path):
     X, y = load_iris(return_X_y=True)
     rng = np.random.default_rng(0)
     arrays = {"train_idx_0": rng.permutation(150), "mask_0": rng.random((150, 4)) < 0.2}
-    np.savez(tmp_path / "imputation_iris.npz", X=X, y=y, cat_x=np.zeros(0, int), **arrays)
+    arrays |= {"cat_x": np.zeros(0, int), "cat_y": True}
+    np.savez(tmp_path / "imputation_iris.npz", X=X, y=y, **arrays)
     printed = run("imputation.py", str(tmp_path), "--sets", "iris", "--small")
     assert printed.count("\n| iris | ") == 3
     assert "| mean of 1 of the 13 numeric sets |" in printed

@@ -410,6 +410,10 @@ def test_columns_of_which_nothing_is_known_are_left_out():
     assert classifier.predict_target(H).shape == classifier.sample(H)[0].shape == (150, 4)
     with pytest.warns(UserWarning, match=r"columns \['b'\]"):
         assert GaussianVAERegressor(**FEW).fit(H, y).predict(H).shape == (150,)
+    complete = np.insert(X, 1, np.nan, axis=1)  # but for the column that is left out
+    with pytest.warns(UserWarning, match=r"columns \[1\]"):
+        regressor = GaussianVAERegressor(**FEW).fit(complete, y)
+    assert regressor.predict(complete).shape == (150,)  # without a warning of unknown cells
 
 
 def test_what_cannot_be_learned_from_is_refused():

@@ -23,6 +23,7 @@ from hypothesis import strategies as st  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.* rows or groups are too few:UserWarning",
+    "ignore:No cell of columns:UserWarning",
     "ignore::skgvae.PosteriorCollapseWarning",
     # scikit-learn's, of a continuous target, and of infinite values of both signs
     "ignore:The number of unique classes:UserWarning",
