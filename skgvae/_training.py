@@ -311,7 +311,7 @@ def _move_shared_noise(stack, criterion, optimizer):
         return
     parameter, group = stack.parameters[name], optimizer.param_groups[0]
     rate = min(_SHARED_NOISE_RATE * group["lr"] / group["initial_lr"], 1.0)
-    if criterion.vae_weight > 0:
+    if criterion.vae_weight > 0 and parameter.grad is not None:  # names alone have no noise
         stack.decoder.update_shared_noise_(rate, criterion.vae_weight, parameter.grad)
     parameter.grad = None
 

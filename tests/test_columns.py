@@ -511,3 +511,14 @@ def test_a_stacked_search_scores_as_models_alone(frame):
     )
     apart, stacked = (search.cv_results_["mean_test_score"] for search in searches)
     np.testing.assert_allclose(stacked, apart, rtol=1e-5)
+
+
+@pytest.mark.parametrize("noise", ["homoscedastic", "isotropic"])
+def test_names_alone_need_no_noise(noise):
+    rng = np.random.default_rng(0)
+    names = np.array(["a", "b", "c"], dtype=object)
+    X = names[np.stack([first := rng.integers(3, size=300), first, rng.integers(3, size=300)], 1)]
+    model = GaussianVAE(noise=noise, **FEW).fit(X)
+    probability = np.exp(model.score_samples([["a", "a", "b"], ["a", "c", "b"]]))
+    assert probability[0] > probability[1] > 0
+    assert set(model.sample(50).ravel()) <= set(names)
