@@ -52,8 +52,8 @@ def limit_openmp():
 def one_openmp_thread():
     """Let this thread work alone for a while.
 
-    It is no ``with`` block of threadpoolctl: of threads that wait in one only the first could
-    limit BLAS.
+    It is no ``with`` block of threadpoolctl: that restores BLAS too, as it was when the block
+    began, and another thread may have limited it then.
     """
     limits = limit_openmp()
     try:

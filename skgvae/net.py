@@ -8,6 +8,7 @@ callbacks, history, checkpoints) and records once an epoch.
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 
 import numpy as np
 from sklearn.base import ClassifierMixin
@@ -15,13 +16,13 @@ from skorch import NeuralNet
 from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from skorch.dataset import Dataset
 from skorch.utils import to_numpy
-from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader, Subset
 
 from ._optimizer import StackOptimizer
 from ._progress import ProgressBar
 from ._rows import RowDataset, StackedRows, as_pair, batches
 from ._stack import ModuleStack
+from ._threads import one_openmp_thread
 from ._training import SHARED_NOISE, Hooks, Plan, evaluate, one_cycle, train
 from .likelihood import class_log_prob, latent_draws
 from .objectives import JointLoss, NegativeBound
@@ -300,8 +301,8 @@ class GaussianVAENet(NeuralNet):
         # In a small step threads wait for each other longer than they share the work, above all
         # on a busy machine.
         rows = min(self.batch_size, 8192) * self.criterion_.n_draws
-        limits = 1 if rows * self.stack_.weights.numel() < _PARALLEL_WORK else None
-        return threadpool_limits(limits, user_api="openmp")
+        is_small = rows * self.stack_.weights.numel() < _PARALLEL_WORK
+        return one_openmp_thread() if is_small else nullcontext()
 
     def record(self, values):
         """Record what has an entry for each module in the history: its mean."""

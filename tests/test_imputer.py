@@ -197,7 +197,7 @@ def test_nullable_columns_of_pandas(marker, table, fitted):
 
 
 def test_empty_features_are_dropped_with_a_warning(with_empty):
-    X = pd.DataFrame(with_empty, columns=NAMES)
+    X = pd.DataFrame(with_empty.copy(), columns=NAMES)
     dropped = imputer()
     with pytest.warns(UserWarning, match=r"Features \['c'\] .* dropped.*keep_empty_features=True"):
         dropped.fit(X)

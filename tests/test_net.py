@@ -459,11 +459,11 @@ OF_CLASSES = {
     "accuracy": ("accuracy", lambda y, p, proba: accuracy_score(y, p)),
     "log_loss": ("neg_log_loss", lambda y, p, proba: -log_loss(y, proba)),
     "macro": (
-        make_scorer(f1_score, average="macro"),
+        make_scorer(f1_score, average="macro", pos_label=None),
         lambda y, p, proba: f1_score(y, p, average="macro"),
     ),
     "of_one": (
-        make_scorer(f1_score, average=None, labels=["barolo"]),
+        make_scorer(f1_score, average=None, labels=["barolo"], pos_label=None),
         lambda y, p, proba: f1_score(y, p, average=None, labels=["barolo"])[0],
     ),
     "function": (accuracy, lambda y, p, proba: accuracy_score(y, p)),
