@@ -5,6 +5,7 @@ import importlib
 from ._classifier import GaussianVAEClassifier
 from ._fit import PosteriorCollapseWarning
 from ._imputer import GaussianVAEImputer
+from ._outliers import GaussianVAEOutlierDetector
 from ._regressor import GaussianVAERegressor
 from ._vae import GaussianVAE
 
@@ -12,6 +13,7 @@ __all__ = [
     "GaussianVAE",
     "GaussianVAEClassifier",
     "GaussianVAEImputer",
+    "GaussianVAEOutlierDetector",
     "GaussianVAERegressor",
     "PosteriorCollapseWarning",
 ]

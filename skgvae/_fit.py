@@ -400,23 +400,28 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
 
     def _split(self, table, recipe, n_members):
         """Return the training rows of each model and those that judge it, None if none do."""
-        rows = self._to_rows(table)
-        if recipe.n_folds == 1:
+        rows, folds = self._to_rows(table), self._folds_of(table, recipe)
+        if folds is None:
             return [self._balance(rows)] * n_members, [None] * n_members
-        folds = make_folds(
-            len(rows),
-            recipe.n_folds,
-            self._split_seed,
-            table.groups,
-            self._strata(table),
-            recipe.max_judged,
-        )
         train, valid = [], []
         for i in range(n_members):
             is_held_out = torch.from_numpy(folds == i % recipe.n_folds)
             train.append(self._balance(rows.subset(~is_held_out)))
             valid.append(rows.subset(is_held_out))
         return train, valid
+
+    def _folds_of(self, table, recipe):
+        """Return the fold of each row, which model i does not see if it is i; None of none."""
+        if recipe.n_folds == 1:
+            return None
+        return make_folds(
+            len(table.X),
+            recipe.n_folds,
+            self._split_seed,
+            table.groups,
+            self._strata(table),
+            recipe.max_judged,
+        )
 
     def _strata(self, table):
         """Return what the folds should have equal shares of."""

@@ -31,13 +31,13 @@ def last_step(estimator, X):
             return estimator, X
 
 
-def model_with(needs, display, estimator, X):
+def model_with(needs, display, estimator, X, such_as="GaussianVAE"):
     """Return the fitted model that a display needs, and X as the model sees X."""
     model, X = last_step(estimator, X)
     check_is_fitted(model)
     if not hasattr(model, needs):
         raise TypeError(
-            f"{display} needs a model with {needs!r}, such as GaussianVAE, got "
+            f"{display} needs a model with {needs!r}, such as {such_as}, got "
             f"{type(model).__name__}. If the model is not the last step of a pipeline, pass the "
             "steps up to the model, for example pipeline[:-1]."
         )

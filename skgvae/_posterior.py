@@ -29,7 +29,7 @@ def posterior_draws(
     vaes: Sequence[nn.Module],
     v1: Tensor,
     v2: Tensor,
-    known: Tensor,
+    known: Tensor | None,
     draws: Sequence[Tensor],
     n_first: int,
     position: Tensor,
@@ -67,7 +67,8 @@ def posterior_draws(
     n_numbers = len(vaes) * len(draws[0]) * n_latents
     n_rows = max(1, min(rows_at_once(vaes, width, known), 4 * MAX_ELEMENTS // n_numbers))
     for part in everything.split(n_rows):
-        proposals = [Proposal(vae, v1[part], v2[part], known[part], width) for vae in vaes]
+        own_known = None if known is None else known[part]
+        proposals = [Proposal(vae, v1[part], v2[part], own_known, width) for vae in vaes]
         sums, before = Sums(len(vaes), v2[part]), 0
         rows, zs, log_weights = everything[: len(part)], [], []
         for size in (n_first * n for n in ROUNDS):
@@ -125,6 +126,28 @@ def drawn_by(vaes: Sequence[nn.Module], z: Tensor, model: Tensor, eps: Tensor) -
         Standard normal.
     """
     return vaes[0].decoder.family.draw(*decoded_by(vaes, z, model), eps)
+
+
+def given_others(log_prob: Tensor) -> Tensor:
+    r"""Return which of a row's draws of z each cell has, given the other cells of the row.
+
+    For draws from p(z | x) the weights are :math:`1 / p(x_j | z)`, so that
+
+    .. math:: p(x_j | x_{-j}) = 1 / E[1 / p(x_j | z)]
+
+    Parameters
+    ----------
+    log_prob : Tensor of shape (S, n, d)
+        Of each cell at each draw of z given the row.
+
+    Returns
+    -------
+    Tensor of int, of shape (S, n, d)
+    """
+    n_draws = len(log_prob)
+    weights = (-log_prob).softmax(0).movedim(0, -1).contiguous()
+    position = (torch.arange(n_draws, device=log_prob.device) + 0.5) / n_draws
+    return _places(weights, position.expand(weights.shape)).movedim(-1, 0)
 
 
 def _resample(z, log_weights, position, model):

@@ -261,16 +261,20 @@ class Units:
         """
         if self.is_plain:
             return self.standard.log_abs_det(X)
-        total = np.zeros(len(X))
+        return self.log_slopes(X).sum(1)
+
+    def log_slopes(self, X):
+        """Return what each cell has of :meth:`log_abs_det`, zero where it is unknown."""
+        found = np.zeros(X.shape)
         for j, (column, bend) in enumerate(self._pairs()):
             if column.levels:
                 continue
             if column.step:
-                own = np.full(len(X), np.log(column.step))
+                own = np.log(column.step)
             else:
                 own = np.log(self.scale[self._starts[j]]) - bend.log_slope(X[:, j])
-            total += np.where(np.isnan(X[:, j]), 0.0, own)
-        return total
+            found[:, j] = np.where(np.isnan(X[:, j]), 0.0, own)
+        return found
 
     def noise_floors(self, X, floor):
         """Return the floor of the noise of each column of the module, in standardised units.
@@ -383,9 +387,7 @@ class Units:
         std = variance.sqrt().numpy() * scale
         is_median = np.array([self._takes_median(column, statistic) for column in self.columns])
         if is_median.any():
-            parts = (part[..., torch.from_numpy(is_median)] for part in (own_loc, own_scale))
-            median = mixture_quantile(0.5, *parts, noise).numpy()
-            centre[:, is_median] = median * scale[is_median] + offset[is_median]
+            centre[:, is_median] = self._quantile(0.5, noise, own_loc, own_scale, is_median)
         for j, (column, bend) in enumerate(self._pairs()):
             if column.levels:
                 chance = loc[..., self.places(j)].softmax(-1).mean(0)
@@ -395,9 +397,50 @@ class Units:
                 values = own_loc[..., j].numpy(), own_scale[..., j].numpy()
                 mean, std[:, j] = self._moments(j, noise, *values, of_noise)
                 centre[:, j] = centre[:, j] if is_median[j] else mean
-            if is_median[j]:
-                centre[:, j] = self._possible(j, bend.inverse(centre[:, j]))
         return centre, std
+
+    def quantiles(self, p, noise, loc, log_scale):
+        """Return a quantile of each cell of the table, NaN for categories.
+
+        Parameters
+        ----------
+        p : float
+            Probability, in (0, 1).
+        noise, loc, log_scale
+            As for :meth:`summary`.
+        """
+        starts = torch.from_numpy(self._starts)
+        loc, log_scale = (part.double().cpu()[..., starts] for part in (loc, log_scale))
+        is_number = np.array([not column.levels for column in self.columns])
+        found = np.full((loc.shape[1], len(self.columns)), np.nan)
+        found[:, is_number] = self._quantile(p, noise, loc, log_scale.exp(), is_number)
+        return found
+
+    def _quantile(self, p, noise, loc, scale, chosen):
+        # Of some columns, in their units.
+        parts = (part[..., torch.from_numpy(chosen)] for part in (loc, scale))
+        starts = self._starts[chosen]
+        found = mixture_quantile(p, *parts, noise).numpy() * self.scale[starts]
+        found += self.offset[starts]
+        for i, j in enumerate(np.flatnonzero(chosen)):
+            found[:, i] = self._possible(j, self.bends[j].inverse(found[:, i]))
+        return found
+
+    def by_column(self, cells):
+        """Return numbers of the module's columns, last, as sums for each column of the table."""
+        if self.is_plain:
+            return cells
+        return torch.stack(
+            [cells[..., self.places(j)].sum(-1) for j in range(len(self.columns))], -1
+        )
+
+    @property
+    def column_of_cell(self):
+        """The column of the table that each of the module's belongs to."""
+        found = np.empty(self.n_cells, int)
+        for j in range(len(self.columns)):
+            found[self.places(j)] = j
+        return found
 
     @staticmethod
     def _takes_median(column, statistic):

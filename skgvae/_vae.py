@@ -1,5 +1,6 @@
 """GaussianVAE: transformer, density and generator."""
 
+import math
 import warnings
 from functools import partial
 from numbers import Integral
@@ -17,7 +18,7 @@ from ._columns import Column, column_as, column_of, specs_by_place
 from ._density import ROUNDS, log_density
 from ._fit import Table
 from ._groups import merge_copies
-from ._posterior import decoded_by, drawn_by, posterior_draws
+from ._posterior import decoded_by, drawn_by, given_others, posterior_draws
 from ._random import draw_seeds
 from ._recipe import DENSITY, INCOMPLETE
 from ._rows import seen_by_encoder
@@ -318,12 +319,16 @@ class GaussianVAE(BaseGaussianVAE):
         """
         with self._all_or_nothing():
             reset = not self._continues()
-            X = self._check_rows(X, reset=reset, ensure_min_samples=2)
-            weight, X, groups = drop_unweighted(sample_weight, X, check_groups(groups, X))
-            X = self._choose_columns(X, reset)
-            columns = self._find_columns(X) if reset else None
-            weight, groups, kept = merge_copies(weight, groups, X)
-            return self._fit(Table(X[kept], weight=weight, groups=groups, columns=columns))
+            return self._fit(self._training_table(X, groups, sample_weight, reset))
+
+    def _training_table(self, X, groups, sample_weight, reset):
+        """Return what is trained on: rows of positive weight, copies of a row as one."""
+        X = self._check_rows(X, reset=reset, ensure_min_samples=2)
+        weight, X, groups = drop_unweighted(sample_weight, X, check_groups(groups, X))
+        X = self._choose_columns(X, reset)
+        columns = self._find_columns(X) if reset else None
+        weight, groups, kept = merge_copies(weight, groups, X)
+        return Table(X[kept], weight=weight, groups=groups, columns=columns)
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
@@ -454,18 +459,26 @@ class GaussianVAE(BaseGaussianVAE):
         """
         check_is_fitted(self)
         X = self._validate_rows(X)
+        log_prob, std = self._log_density(X)
+        log_prob = self._in_units(log_prob, X)
+        return (log_prob, std) if return_std else log_prob
+
+    def _log_density(self, X, member=None):
+        """Return the log density of validated rows in standardised units, and standard errors.
+
+        Of all models together, or of one.
+        """
         draws, n_first = self._draws_of_each()
+        own = slice(None) if member is None else slice(member, member + 1)
 
         def density(modules, x):
             v1, v2, known = self._cells(x)
-            return log_density(modules, v1, v2, draws, n_first, known)
+            return log_density(modules[own], v1, v2, draws[own], n_first, known)
 
         def answer(X):
             return self._answer(density, X, forwards=[self._units.forward])
 
-        log_prob, std = self._answer_each(answer, answer, X)
-        log_prob = self._in_units(log_prob, X)
-        return (log_prob, std) if return_std else log_prob
+        return self._answer_each(answer, answer, X)
 
     def _kinds_of(self, chosen):
         """Return the kinds of some of the columns that are in the model, by name."""
@@ -724,6 +737,49 @@ class GaussianVAE(BaseGaussianVAE):
             return self._summary(modules, loc, log_scale.exp(), statistic, with_std)
 
         return self._answer_incomplete(summary, X)
+
+    def _cells_given_others(self, X, coverage, hidden=None):
+        """Return what each cell is expected to be given the other known cells of its row.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+            Validated rows, without the columns that are left out.
+        coverage : float
+            Of an interval.
+        hidden : ndarray of int, of shape (n_samples,), optional
+            A column of each row, of which alone the answer is right: z is drawn given the others.
+            By default the draws are those given all cells, weighed for each cell by one over its
+            density: that is right too, but for cells that few draws explain.
+
+        Returns
+        -------
+        expected, lower, upper, log_prob : ndarray of shape (n_samples, n_features)
+            The last in nats, in the units of X.
+        """
+        units = self._units
+        places = torch.from_numpy(units.column_of_cell).to(self.device_)
+        tails = (1 - coverage) / 2, (1 + coverage) / 2
+
+        def answers(modules, x, *hidden):
+            seen = x if not hidden else x.masked_fill(places == hidden[0][:, None], torch.nan)
+            found = self._posterior(modules, seen)
+            loc, log_scale = decoded_by(modules, found.z.transpose(0, 1), found.model.T)
+            family, known = modules[0].decoder.family, ~x.isnan()
+            log_prob = family.log_prob(x.nan_to_num(), loc, log_scale).where(known, 0.0)
+            log_prob = units.by_column(log_prob)
+            if not hidden:
+                chosen = given_others(log_prob)
+                log_prob = log_prob.gather(0, chosen)
+                loc, log_scale = (a.gather(0, chosen[..., places]) for a in (loc, log_scale))
+            log_mean = log_prob.logsumexp(0) - math.log(len(log_prob))
+            (expected, _) = self._summary(modules, loc, log_scale.exp(), self._statistic, False)
+            ends = (units.quantiles(p, family, loc, log_scale) for p in tails)
+            return expected, *map(torch.from_numpy, ends), log_mean
+
+        arrays = (X.astype(np.float64),) if hidden is None else (X.astype(np.float64), hidden)
+        *moments, log_prob = self._answer_incomplete(answers, *arrays)
+        return *moments, log_prob - units.log_slopes(X)
 
     def _draw_incomplete(self, X, n, rng):
         """Return n draws of rows given their known cells, of each model in turn."""

@@ -5,6 +5,7 @@ from skgvae import (
     GaussianVAE,
     GaussianVAEClassifier,
     GaussianVAEImputer,
+    GaussianVAEOutlierDetector,
     GaussianVAERegressor,
 )
 
@@ -35,6 +36,7 @@ def run(check, estimator):
         GaussianVAERegressor(**{**FAST, "max_epochs": 30}),
         GaussianVAEClassifier(**{**FAST, "max_epochs": 15}),
         GaussianVAEImputer(GaussianVAE(**FAST)),
+        GaussianVAEOutlierDetector(GaussianVAE(**FAST)),
     ]
 )
 def test_scikit_learn_contract(estimator, check):
@@ -43,7 +45,13 @@ def test_scikit_learn_contract(estimator, check):
 
 @pytest.mark.slow
 @parametrize_with_checks(
-    [GaussianVAE(), GaussianVAERegressor(), GaussianVAEClassifier(), GaussianVAEImputer()]
+    [
+        GaussianVAE(),
+        GaussianVAERegressor(),
+        GaussianVAEClassifier(),
+        GaussianVAEImputer(),
+        GaussianVAEOutlierDetector(),
+    ]
 )
 def test_scikit_learn_contract_at_the_defaults(estimator, check):
     run(check, estimator)

@@ -11,12 +11,19 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-from skgvae import GaussianVAE, GaussianVAEClassifier, GaussianVAERegressor, display
+from skgvae import (
+    GaussianVAE,
+    GaussianVAEClassifier,
+    GaussianVAEOutlierDetector,
+    GaussianVAERegressor,
+    display,
+)
 from skgvae.display import (
     KLPerComponentDisplay,
     LatentDirectionsDisplay,
     LatentSpaceDisplay,
     LatentTraversalDisplay,
+    OutlierDisplay,
     PITDisplay,
     PredictiveIntervalDisplay,
     ReconstructionDisplay,
@@ -76,6 +83,11 @@ def labels(ax):
 # All of them
 
 
+def make_detector(frame):
+    model = GaussianVAE(max_epochs=3, n_estimators=1, min_noise=0.5)
+    return GaussianVAEOutlierDetector(model, random_state=0).fit(frame.data)
+
+
 def make_all(plane, regressor, frame, diabetes):
     X, y = (part[300:] for part in diabetes)
     return {
@@ -85,6 +97,7 @@ def make_all(plane, regressor, frame, diabetes):
             plane, frame.data, frame.target, background=True, ellipses=True
         ),
         "LatentTraversalDisplay": LatentTraversalDisplay.from_estimator(plane),
+        "OutlierDisplay": OutlierDisplay.from_estimator(make_detector(frame), frame.data),
         "PITDisplay": PITDisplay.from_estimator(regressor, X, y),
         "PredictiveIntervalDisplay": PredictiveIntervalDisplay.from_estimator(regressor, X, y),
         "ReconstructionDisplay": ReconstructionDisplay.from_estimator(plane, frame.data[:2]),
@@ -179,7 +192,7 @@ def test_estimators_without_what_a_display_needs(name, diabetes):
         with pytest.raises(TypeError, match=needs) as error:
             make_one(name, model.fit(X, y), X, y)
         assert "Ridge" in str(error.value)
-    if not probabilistic:
+    if not probabilistic and name != "OutlierDisplay":
         assert make_one(name, model[:-1], X, y).figure_  # as the error says
 
 
@@ -602,3 +615,37 @@ def test_rows_of_a_frame_keep_their_order(regressor, diabetes):
     made = PredictiveIntervalDisplay.from_estimator(regressor, X, y)
     np.testing.assert_array_equal(made.y, y.to_numpy())
     np.testing.assert_array_equal(made.mean, regressor.predict(X))
+
+
+# Outliers
+
+
+def test_outliers_are_drawn_with_what_was_expected(frame):
+    X = frame.data.copy()
+    X.iloc[7, 2] = 60.0
+    X.iloc[8, 1] = np.nan
+    detector = make_detector(frame)
+    made = OutlierDisplay.from_estimator(detector, X, n_rows=2)
+    assert made.rows_[0] == 7
+    assert made.rows_.tolist() == np.argsort(detector.score_samples(X))[:2].tolist()
+    found = detector.explain(X.iloc[made.rows_])
+    np.testing.assert_array_equal(made.surprise, found.surprise)
+    texts = [text.get_text() for text in made.ax_.texts]
+    assert len(texts) == 2 * X.shape[1]
+    assert texts[2].startswith("60\nexp. ")
+    assert made.ax_.get_yticklabels()[0].get_text() == "7"
+    again = OutlierDisplay.from_estimator(detector, X.iloc[8:9], n_rows=1)
+    assert again.ax_.texts[1].get_text().startswith("unknown\n")
+    for n_rows in (0, 31):
+        with pytest.raises(ValueError, match="n_rows"):
+            OutlierDisplay.from_estimator(detector, X, n_rows=n_rows)
+
+
+def test_of_many_columns_the_most_surprising_are_drawn():
+    X = np.random.default_rng(0).standard_normal((60, 20))
+    model = GaussianVAE(2, max_epochs=1, n_estimators=1, min_noise=0.5)
+    detector = GaussianVAEOutlierDetector(model, random_state=0).fit(X)
+    X[5, 17] = 30.0
+    made = OutlierDisplay.from_estimator(detector, X, n_rows=1)
+    assert len(made.columns_) == 12
+    assert 17 in made.columns_

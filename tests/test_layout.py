@@ -40,9 +40,15 @@ RANKS = (
     ("_fit",),
     ("_base",),
     ("_vae", "_regressor", "_classifier"),
-    ("_imputer", "_last_step", "model_selection"),
+    ("_imputer", "_last_step", "_outliers", "model_selection"),
     ("metrics", "display.axes"),
-    ("display.latent", "display.predictive", "display.reconstruction", "display.training"),
+    (
+        "display.latent",
+        "display.outliers",
+        "display.predictive",
+        "display.reconstruction",
+        "display.training",
+    ),
     ("display.traversal",),
     ("display",),
     ("",),  # skgvae itself

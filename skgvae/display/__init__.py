@@ -8,6 +8,7 @@ matplotlib: ``skgvae[plot]``.
 """
 
 from .latent import LatentDirectionsDisplay, LatentSpaceDisplay
+from .outliers import OutlierDisplay
 from .predictive import PITDisplay, PredictiveIntervalDisplay
 from .reconstruction import ReconstructionDisplay
 from .training import KLPerComponentDisplay, TrainingCurveDisplay
@@ -18,6 +19,7 @@ __all__ = [
     "LatentDirectionsDisplay",
     "LatentSpaceDisplay",
     "LatentTraversalDisplay",
+    "OutlierDisplay",
     "PITDisplay",
     "PredictiveIntervalDisplay",
     "ReconstructionDisplay",

@@ -1,0 +1,227 @@
+"""Which rows do not belong, and which of their cells?"""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import kstest, norm
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skgvae import GaussianVAE, GaussianVAEOutlierDetector
+
+COVARIANCE = np.array([[1.0, 0.6, 0.5], [0.6, 1.0, 0.4], [0.5, 0.4, 1.0]])
+MEAN = np.array([0.0, 10.0, -20.0])
+
+
+def gaussian_rows(n, seed):
+    return np.random.default_rng(seed).multivariate_normal(MEAN, COVARIANCE, size=n)
+
+
+def linear(**params):
+    """Return a detector whose model is a Gaussian with the covariance of the training rows."""
+    own = {"prior": "standard", "max_epochs": 0, "min_noise": 0.003, "random_state": 0}
+    return GaussianVAEOutlierDetector(GaussianVAE(n_draws=1024, **own), **params)
+
+
+def trained(**params):
+    own = {"max_epochs": 20, "n_estimators": 2, "hidden_layer_sizes": (16,), "min_noise": 0.1}
+    return GaussianVAEOutlierDetector(GaussianVAE(**{**own, **params}), random_state=0)
+
+
+@pytest.fixture(scope="module", name="gaussian")
+def fitted_to_gaussian_rows():
+    return linear().fit(gaussian_rows(2000, 0))
+
+
+def conditional(X, j):
+    """Return mean and standard deviation of column j given the others, by the fitted moments."""
+    train = gaussian_rows(2000, 0)
+    mean, covariance = train.mean(0), np.cov(train.T)
+    others = [k for k in range(3) if k != j]
+    slope = np.linalg.solve(covariance[np.ix_(others, others)], covariance[others, j])
+    variance = covariance[j, j] - covariance[j, others] @ slope
+    return mean[j] + (X[:, others] - mean[others]) @ slope, np.sqrt(variance)
+
+
+def test_what_is_expected_of_a_cell_is_its_conditional_distribution(gaussian):
+    X = gaussian_rows(200, 1)
+    found = gaussian.explain(X)
+    train = gaussian_rows(2000, 0)
+    for j in range(3):
+        mean, std = conditional(X, j)
+        truth = mean, norm.ppf(0.05, mean, std), norm.ppf(0.95, mean, std)
+        answers = found.expected, found.lower, found.upper
+        for answer, exact in zip(answers, truth, strict=True):
+            assert np.sqrt(np.mean((answer[:, j] - exact) ** 2)) < 0.15 * std
+        truth = -norm.logpdf(X[:, j], mean, std)
+        truth -= np.median(-norm.logpdf(train[:, j], *conditional(train, j)))
+        assert np.mean(np.abs(found.surprise[:, j] - truth)) < 0.1
+
+
+def test_a_wrong_cell_is_named(gaussian):
+    X = gaussian_rows(100, 2)
+    place = np.random.default_rng(0).integers(3, size=100)
+    for i, j in enumerate(place):
+        X[i, j] += 8 * conditional(X[i : i + 1], j)[1] * (-1) ** i
+    found = gaussian.explain(X)
+    true = np.stack([-norm.logpdf(X[:, j], *conditional(X, j)) for j in range(3)], 1)
+    assert np.mean(found.surprise.argmax(1) == place) >= np.mean(true.argmax(1) == place) - 0.02
+    mean, std = conditional(X[place == 1], 1)
+    np.testing.assert_allclose(found.expected[place == 1, 1], mean, atol=0.4 * std)
+    first = found.frame.iloc[0]
+    assert first.surprise == found.frame.surprise.max() == found.surprise.max()
+    assert first.value == X[first["row"], first.column]
+    assert not first.lower <= first.value <= first.upper
+
+
+@pytest.mark.parametrize("hidden", [[], [1]])
+def test_p_values_of_clean_rows_are_uniform(hidden):
+    detector = trained().fit(gaussian_rows(1000, 0))
+    X = gaussian_rows(1000, 1)
+    X[:, hidden] = np.nan
+    p = detector.p_values(X)
+    assert p.min() > 0
+    assert p.max() <= 1
+    assert kstest(p, "uniform").statistic < 0.07
+    X[:, 0] += 30
+    assert detector.p_values(X).max() < 0.01
+
+
+def test_p_values_are_counts_of_what_a_model_has_not_seen(gaussian):
+    train = gaussian_rows(400, 0)
+    detector = linear(contamination="auto").fit(train)  # one model, and nothing is held out
+    X = gaussian_rows(50, 1)
+    scores, known = detector.score_samples(X), detector.score_samples(train)
+    expected = [(1 + np.sum(known <= score)) / 401 for score in scores]
+    np.testing.assert_allclose(detector.p_values(X), expected, atol=1e-9)
+    assert detector.offset_ == pytest.approx(np.sort(known)[20])
+
+
+def test_each_model_compares_with_rows_that_it_has_not_seen():
+    # To models that know the training rows by heart, fresh rows are unlike these. p-values are not
+    # small for that.
+    train, X = gaussian_rows(60, 0), gaussian_rows(500, 1)
+    params = {
+        "max_epochs": 200,
+        "validation_fraction": "auto",
+        "min_noise": 0.01,
+        "kl_weight": 0.5,
+    }
+    detector = trained(**params, n_estimators=5, prior=8).fit(train)
+    assert np.mean(detector.p_values(X) <= 0.1) < 0.25
+    assert np.mean(detector.predict(X) == -1) < 0.25
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
+def test_the_share_of_outliers_is_that_of_the_parameter(share):
+    X = gaussian_rows(200, 0)
+    detector = trained().set_params(contamination=share)
+    is_outlier = detector.fit_predict(X) == -1
+    assert is_outlier.sum() == 200 * share
+    decision = detector.decision_function(X)
+    np.testing.assert_array_equal(decision < 0, is_outlier)
+    np.testing.assert_allclose(decision, detector.score_samples(X) - detector.offset_)
+
+
+def test_a_cluster_of_anomalies_is_found_where_the_parameter_says_that_there_may_be_one():
+    rng = np.random.default_rng(0)
+    clean = rng.standard_normal((450, 6))
+    cluster = 5 + 0.1 * rng.standard_normal((50, 6))
+    X = np.vstack([clean, cluster])
+    model = GaussianVAE(max_epochs=30, n_estimators=1, min_noise=0.1, random_state=0)
+    naive, told = (
+        GaussianVAEOutlierDetector(model, contamination=c).fit(X) for c in ("auto", 0.1)
+    )
+    assert naive.score_samples(cluster).mean() > naive.score_samples(clean).mean()
+    assert told.score_samples(cluster).max() < told.score_samples(clean).min()
+    assert (told.predict(cluster) == -1).all()
+
+
+def test_about_one_clean_row_in_twenty_is_an_outlier_by_default():
+    detector = trained().fit(gaussian_rows(1000, 0))
+    assert np.mean(detector.predict(gaussian_rows(2000, 1)) == -1) == pytest.approx(0.05, abs=0.03)
+
+
+def test_tables_of_all_kinds():
+    rng = np.random.default_rng(0)
+    n = 400
+    kind = rng.choice(["cat", "dog"], n)
+    table = pd.DataFrame(
+        {
+            "weight": np.where(kind == "cat", 4.0, 20.0) + rng.normal(size=n),
+            "kind": pd.Categorical(kind),
+            "legs": np.where(rng.random(n) < 0.05, 3, 4),
+            "empty": np.nan,
+        },
+        index=[f"row {i}" for i in range(n)],
+    )
+    with pytest.warns(UserWarning, match=r"\['empty'\] of X is known"):
+        detector = trained(max_epochs=60, columns={"legs": "integer"}).fit(table)
+    rows = table.iloc[:4].copy()
+    rows["weight"] = [4.0, 20.0, 20.0, np.nan]
+    rows["kind"] = pd.Categorical(["cat", "dog", "cat", None], categories=["cat", "dog"])
+    found = detector.explain(rows)
+    assert found.expected.shape == found.surprise.shape == found.lower.shape == (4, 4)
+    assert found.expected[:3, 1].tolist() == ["cat", "dog", "dog"]
+    assert set(found.expected[:, 2]) == {4.0}
+    assert found.expected[2, 0] == pytest.approx(4, abs=1.5)
+    assert np.isnan(found.surprise[3, :2]).all()
+    assert np.isnan(found.surprise[:, 3]).all()
+    assert np.isnan(found.lower[:, 1].astype(float)).all()
+    assert set(found.frame["row"]) == {"row 2"}
+    assert set(found.frame.column) == {"weight", "kind"}
+    p = detector.p_values(rows)
+    assert p[2] < 0.02 < min(p[0], p[1], p[3])
+    assert detector.n_features_in_ == 4
+    assert detector.feature_names_in_.tolist() == ["weight", "kind", "legs", "empty"]
+
+
+def test_rows_with_holes_in_training_too():
+    X = gaussian_rows(600, 0)
+    X[np.random.default_rng(0).random(X.shape) < 0.2] = np.nan
+    detector = trained().fit(X)
+    fresh = gaussian_rows(600, 1)
+    fresh[:, 1] = np.nan
+    assert kstest(detector.p_values(fresh), "uniform").statistic < 0.15
+    found = detector.explain(X[:50])
+    np.testing.assert_array_equal(np.isnan(found.surprise), np.isnan(X[:50]))
+    assert np.isfinite(found.expected).all()
+
+
+def test_saved_detectors_answer_alike():
+    X = gaussian_rows(100, 0)
+    detector = trained().fit(X)
+    again = pickle.loads(pickle.dumps(detector))
+    np.testing.assert_array_equal(again.p_values(X[:9]), detector.p_values(X[:9]))
+    np.testing.assert_array_equal(again.explain(X[:9]).surprise, detector.explain(X[:9]).surprise)
+
+
+def test_answers_depend_on_the_row_alone(gaussian):
+    X = gaussian_rows(20, 3)
+    X[3, 1] = 40.0
+    whole, one = gaussian.explain(X), gaussian.explain(X[3:4])
+    for name in ("expected", "lower", "upper", "surprise"):
+        np.testing.assert_allclose(one[name], whole[name][3:4], rtol=1e-6)
+
+
+def test_a_detector_is_a_step_of_a_pipeline():
+    X = gaussian_rows(100, 0)
+    pipe = make_pipeline(StandardScaler(), trained()).fit(X)
+    assert set(pipe.predict(np.vstack([X[:3], [[50.0, 0.0, 0.0]]]))) == {1, -1}
+
+
+@pytest.mark.parametrize("coverage", [0.0, 1.0, -1])
+def test_coverage_is_a_probability(coverage, gaussian):
+    with pytest.raises(ValueError, match="coverage"):
+        gaussian.explain(gaussian_rows(3, 0), coverage=coverage)
+
+
+def test_a_failed_fit_leaves_the_detector_as_it_was():
+    X = gaussian_rows(50, 0)
+    detector = trained().fit(X)
+    known = detector.score_samples(X)
+    with pytest.raises(ValueError, match="infinity"):
+        detector.fit(np.full((3, 3), np.inf))
+    np.testing.assert_array_equal(detector.score_samples(X), known)
