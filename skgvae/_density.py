@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -92,6 +93,36 @@ def log_density(
         for whole, part in zip(found, refined, strict=True):
             whole[rows] = part
     return found
+
+
+class _WidenedDecoder(nn.Module):
+    def __init__(self, decoder: nn.Module, bandwidth: float):
+        super().__init__()
+        self.decoder, self.log_variance = decoder, 2 * math.log(bandwidth)
+        self.out_features = decoder.out_features
+
+    @property
+    def family(self):
+        return self.decoder.family
+
+    def loc_and_log_scale(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        loc, log_scale = self.decoder.loc_and_log_scale(z)
+        return loc, 0.5 * torch.logaddexp(2 * log_scale, log_scale.new_tensor(self.log_variance))
+
+
+def widened(vae: nn.Module, bandwidth: float) -> nn.Module:
+    """Return a model whose noise has more variance: for normal noise that of blurred rows.
+
+    Parameters
+    ----------
+    vae : GaussianVAEModule
+        The model, with which it shares all weights.
+    bandwidth : float
+        Standard deviation of what is added to each column, standardised.
+    """
+    wide = copy.copy(vae)
+    wide._modules = dict(vae._modules, decoder=_WidenedDecoder(vae.decoder, bandwidth))
+    return wide
 
 
 def places_of(mask: Tensor) -> Tensor:

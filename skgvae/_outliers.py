@@ -13,9 +13,9 @@ from ._random import draw_seeds
 from ._recipe import Recipe
 from ._vae import GaussianVAE
 
-# Of the default model, chosen by benchmarks/anomaly.py: smooth, and with no Gaussian to spare for
-# a cluster of anomalies.
-DEFAULTS = {"min_noise": 0.5, "prior": 2}
+# Chosen by benchmarks/anomaly.py.
+N_PRIOR_COMPONENTS = 2  # of the default model: none to spare for a cluster of anomalies
+BANDWIDTH = 0.6
 COARSE = {"max_epochs": 0, "prior": "standard", "min_noise": 1.0}  # what outliers bend least
 AUTO_P_VALUE = 0.05
 SURPRISING = 4.0  # nats more than is typical of a column
@@ -26,7 +26,8 @@ MIN_COMPARED = 20  # rows that a p-value of an incomplete row needs
 class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
     r"""Find rows that are unlike the training rows, and the cells that make them so.
 
-    The score of a row is its log density under a :class:`GaussianVAE`. It takes the place of
+    The score of a row is its log density under a :class:`GaussianVAE`, blurred a little. It takes
+    the place of
     :class:`~sklearn.ensemble.IsolationForest` or :class:`~sklearn.neighbors.LocalOutlierFactor`,
     and takes what the model takes: rows with unknown cells (NaN), integers, amounts, names.
     :meth:`explain` says of each cell what was to be expected given the others of its row.
@@ -34,9 +35,14 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
     Parameters
     ----------
     estimator : GaussianVAE, default=None
-        The model of the rows. The detector fits a copy. None is ``GaussianVAE(min_noise=0.5,
-        prior=2)``: a sharper density is no better at telling anomalies, and learns those among the
-        training rows more closely. A model whose ``random_state`` is None takes the detector's.
+        The model of the rows. The detector fits a copy. None is ``GaussianVAE(prior=2)``: of more
+        Gaussians one might become a cluster of anomalies. A model whose ``random_state`` is None
+        takes the detector's.
+    bandwidth : float, default=0.6
+        Standard deviation of normal noise by which each column is blurred in the density that
+        ranks rows, as a kernel density is, in standard deviations of the column. A sharp density
+        is no better at telling anomalies. 0 ranks by the log density of the model. It has no part
+        in :meth:`explain`.
     contamination : "auto" or float, default="auto"
         The share of the training rows that are outliers, in (0, 0.5]. So many rows, those that
         probabilistic PCA finds least likely, have no part in the training of the model then.
@@ -73,7 +79,7 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
     >>> from sklearn.datasets import load_iris
     >>> from skgvae import GaussianVAE, GaussianVAEOutlierDetector
     >>> X, _ = load_iris(return_X_y=True)
-    >>> model = GaussianVAE(min_noise=0.5, max_epochs=5)
+    >>> model = GaussianVAE(max_epochs=5)
     >>> detector = GaussianVAEOutlierDetector(model, random_state=0).fit(X)
     >>> row = X[:1].copy()
     >>> row[0, 1] = 9.0
@@ -85,6 +91,7 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
 
     _parameter_constraints: dict = {
         "estimator": [GaussianVAE, None],
+        "bandwidth": [Interval(Real, 0, None, closed="left")],
         "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
         "random_state": ["random_state"],
     }
@@ -92,8 +99,11 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
     _doc_link_module = "skgvae"
     _doc_link_template = DOC_LINK
 
-    def __init__(self, estimator=None, *, contamination="auto", random_state=None):
+    def __init__(
+        self, estimator=None, *, bandwidth=BANDWIDTH, contamination="auto", random_state=None
+    ):
         self.estimator = estimator
+        self.bandwidth = bandwidth
         self.contamination = contamination
         self.random_state = random_state
 
@@ -136,7 +146,8 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
         self : GaussianVAEOutlierDetector
             The fitted detector.
         """
-        model = GaussianVAE(**DEFAULTS) if self.estimator is None else clone(self.estimator)
+        model = self.estimator
+        model = GaussianVAE(prior=N_PRIOR_COMPONENTS) if model is None else clone(model)
         if model.random_state is None:
             model.set_params(random_state=draw_seeds(self.random_state, 1)[0])
         trained_on = sample_weight
@@ -153,14 +164,13 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
         self._unseen = []
         for i in range(len(model.modules_)):
             own = slice(None) if folds is None else folds == i
-            self._unseen.append(
-                (table.X[own], weight[own], self._scores_by(model, i, table.X[own]))
-            )
+            self._unseen.append((table.X[own], weight[own], self._scores(model, table.X[own], i)))
         if self.contamination == "auto":
             _, weight, scores = (np.concatenate(part) for part in zip(*self._unseen, strict=True))
             offset = _quantile(AUTO_P_VALUE, scores, weight)
         else:
-            offset = _quantile(self.contamination, model.score_samples(X), all_weight)
+            scores = self._scores(model, model._validate_rows(X))
+            offset = _quantile(self.contamination, scores, all_weight)
         step = -(-len(table.X) // N_TYPICAL)
         surprise = -model._cells_given_others(table.X[::step], 0.5)[-1]
         surprise[np.isnan(table.X[::step])] = np.nan
@@ -168,13 +178,12 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
         self.estimator_, self.offset_ = model, offset
         return self
 
-    @staticmethod
-    def _scores_by(model, i, rows):
-        """Return the log density of rows under one of the models."""
-        return model._in_units(model._log_density(rows, i)[0], rows)
+    def _scores(self, model, rows, member=None):
+        """Return the blurred log density of validated rows, of all models or of one."""
+        return model._in_units(model._log_density(rows, member, self.bandwidth)[0], rows)
 
     def score_samples(self, X):
-        """Return the log density of each row, in nats: the lower, the more abnormal.
+        """Return the blurred log density of each row, in nats: the lower, the more abnormal.
 
         Parameters
         ----------
@@ -187,7 +196,7 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
         ndarray of shape (n_samples,)
         """
         check_is_fitted(self)
-        return self.estimator_.score_samples(X)
+        return self._scores(self.estimator_, self.estimator_._validate_rows(X))
 
     def decision_function(self, X):
         """Return ``score_samples(X) - offset_``: outliers are below zero.
@@ -261,10 +270,10 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
             own = slice(None) if has_few else knows[i]
             unseen, weight, scores = unseen[own], weight[own], scores[own]
             if hidden.any() and len(unseen):
-                scores = self._scores_by(model, i, np.where(hidden, np.nan, unseen))
+                scores = self._scores(model, np.where(hidden, np.nan, unseen), i)
             order = np.argsort(scores)
             total_of = np.concatenate([[0.0], np.cumsum(weight[order])])
-            place = np.searchsorted(scores[order], self._scores_by(model, i, rows), side="right")
+            place = np.searchsorted(scores[order], self._scores(model, rows, i), side="right")
             below, total = below + total_of[place], total + total_of[-1]
         return below / total
 
@@ -308,7 +317,7 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
 
         found = model._cells_given_others(rows, coverage)
         is_odd = (surprise_of(found[-1]) > SURPRISING).any(1)
-        is_odd |= model._in_units(model._log_density(rows)[0], rows) < self.offset_
+        is_odd |= self._scores(model, rows) < self.offset_
         i, j = np.nonzero(is_odd[:, None] & ~np.isnan(rows))
         if len(i):
             hidden = model._cells_given_others(rows[i], coverage, hidden=j)

@@ -15,7 +15,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from ._answers import cached_draws
 from ._base import BaseGaussianVAE
 from ._columns import Column, column_as, column_of, specs_by_place
-from ._density import ROUNDS, log_density
+from ._density import ROUNDS, log_density, widened
 from ._fit import Table
 from ._groups import merge_copies
 from ._posterior import decoded_by, drawn_by, given_others, posterior_draws
@@ -463,17 +463,20 @@ class GaussianVAE(BaseGaussianVAE):
         log_prob = self._in_units(log_prob, X)
         return (log_prob, std) if return_std else log_prob
 
-    def _log_density(self, X, member=None):
+    def _log_density(self, X, member=None, bandwidth=0.0):
         """Return the log density of validated rows in standardised units, and standard errors.
 
-        Of all models together, or of one.
+        Of all models together, or of one; blurred by a bandwidth in standardised units.
         """
         draws, n_first = self._draws_of_each()
         own = slice(None) if member is None else slice(member, member + 1)
 
         def density(modules, x):
             v1, v2, known = self._cells(x)
-            return log_density(modules[own], v1, v2, draws[own], n_first, known)
+            modules = modules[own]
+            if bandwidth:
+                modules = [widened(module, bandwidth) for module in modules]
+            return log_density(modules, v1, v2, draws[own], n_first, known)
 
         def answer(X):
             return self._answer(density, X, forwards=[self._units.forward])

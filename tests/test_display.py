@@ -84,7 +84,7 @@ def labels(ax):
 
 
 def make_detector(frame):
-    model = GaussianVAE(max_epochs=3, n_estimators=1, min_noise=0.5)
+    model = GaussianVAE(max_epochs=3, n_estimators=1)
     return GaussianVAEOutlierDetector(model, random_state=0).fit(frame.data)
 
 
@@ -643,7 +643,7 @@ def test_outliers_are_drawn_with_what_was_expected(frame):
 
 def test_of_many_columns_the_most_surprising_are_drawn():
     X = np.random.default_rng(0).standard_normal((60, 20))
-    model = GaussianVAE(2, max_epochs=1, n_estimators=1, min_noise=0.5)
+    model = GaussianVAE(2, max_epochs=1, n_estimators=1)
     detector = GaussianVAEOutlierDetector(model, random_state=0).fit(X)
     X[5, 17] = 30.0
     made = OutlierDisplay.from_estimator(detector, X, n_rows=1)

@@ -21,7 +21,7 @@ def test_python_blocks_run(block, monkeypatch):
         monkeypatch.setitem(estimator.__init__.__kwdefaults__, "max_epochs", 2)
     scope = {}
     exec(compile(block, str(README), "exec"), scope)
-    assert {"vae", "model"} & set(scope)
+    assert {"vae", "model", "detector"} & set(scope)
 
 
 def pages():

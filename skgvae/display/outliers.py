@@ -41,7 +41,7 @@ class OutlierDisplay:
     >>> from skgvae import GaussianVAE, GaussianVAEOutlierDetector
     >>> from skgvae.display import OutlierDisplay
     >>> X, _ = load_iris(return_X_y=True)
-    >>> model = GaussianVAE(min_noise=0.5, max_epochs=5)
+    >>> model = GaussianVAE(max_epochs=5)
     >>> detector = GaussianVAEOutlierDetector(model, random_state=0).fit(X)
     >>> OutlierDisplay.from_estimator(detector, X, n_rows=3).surprise.shape
     (3, 4)
