@@ -19,7 +19,7 @@ BANDWIDTH = 0.6
 COARSE = {"max_epochs": 0, "prior": "standard", "min_noise": 1.0}  # what outliers bend least
 AUTO_P_VALUE = 0.05
 SURPRISING = 4.0  # nats more than is typical of a column
-N_TYPICAL = 1000  # training rows that say what surprise is typical of a column
+N_TYPICAL = 256  # training rows that say what surprise is typical of a column
 MIN_COMPARED = 20  # rows that a p-value of an incomplete row needs
 
 
@@ -118,12 +118,12 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
 
     @property
     def n_features_in_(self):
-        """Number of features."""
+        """Return the number of features."""
         return self.estimator_.n_features_in_
 
     @property
     def feature_names_in_(self):
-        """Names of the features."""
+        """Return the names of the features."""
         return self.estimator_.feature_names_in_
 
     @_fit_context(prefer_skip_nested_validation=False)

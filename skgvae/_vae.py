@@ -427,7 +427,7 @@ class GaussianVAE(BaseGaussianVAE):
         times ``n_draws`` from q(z | x) and a Gaussian at the mode of p(z | x) [1]_, only of those
         models that matter for the row. In expectation the estimate is a little too low, by half
         the squared error. A row with unknown cells has its draws from q and from Gaussians at
-        several modes at once.
+        several modes at once. Rows in float32 are answered in single precision, twice as fast.
 
         Part of the density, with a weight of 10⁻⁵⁰, is a Cauchy distribution ten times as wide as
         the training rows. It shows only where a row is 115 nats less likely than that: there no

@@ -162,6 +162,19 @@ def test_imputation_prints_its_tables(tmp_path):
     assert "nan" not in printed
 
 
+@pytest.mark.slow
+def test_anomaly_prints_its_tables(tmp_path):
+    X, y = load_iris(return_X_y=True)
+    np.savez(tmp_path / "ad_vowels.npz", X=X, y=(y == 2).astype(int))
+    params = ["--params", '{"max_epochs": 1, "n_estimators": 1}']
+    options = ["--sets", "vowels", "--seeds", "0", "--models", "ours", "kNN", "GaussianMixture"]
+    printed = run("anomaly.py", str(tmp_path), *options, *params)
+    assert printed.count("\n| vowels | ") == printed.count("\n| mean of 1 | ") == 2
+    printed = run("anomaly_cells.py", str(tmp_path), "--sets", "ad_vowels", *params)
+    assert printed.count("\n| ad_vowels | ") == 3
+    assert "nan" not in printed
+
+
 def test_imputations_are_pooled_by_rubins_rules(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     rubin = importlib.import_module("rubin")
