@@ -19,6 +19,7 @@ BANDWIDTH = 0.6
 COARSE = {"max_epochs": 0, "prior": "standard", "min_noise": 1.0}  # what outliers bend least
 AUTO_P_VALUE = 0.05
 SURPRISING = 4.0  # nats more than is typical of a column
+MAX_BLAMED = 3  # cells of a row
 N_TYPICAL = 256  # training rows that say what surprise is typical of a column
 MIN_COMPARED = 20  # rows that a p-value of an incomplete row needs
 
@@ -283,8 +284,9 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
         For rows that are no outliers, from draws of the latents given the whole row, weighed for
         each cell so that they are draws given all others. Of outliers, and of rows with a cell
         that is surprising then, each cell is hidden in turn and draws are taken given the others:
-        this takes milliseconds a cell. Of cells that depend on each other closely, one that is
-        wrong makes the others look wrong too.
+        this takes milliseconds a cell. The most surprising cell of a row, if its surprise is above
+        4, counts as unknown for the others, as a wrong cell makes right ones look wrong; so do at
+        most three cells of a row.
 
         Parameters
         ----------
@@ -312,19 +314,32 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
         table = model._check_rows(X, reset=False)
         rows = model._with_known_columns(table).astype(np.float64)
 
-        def surprise_of(log_prob):
-            return np.where(np.isnan(rows), np.nan, -log_prob - self._typical)
-
-        found = model._cells_given_others(rows, coverage)
-        is_odd = (surprise_of(found[-1]) > SURPRISING).any(1)
-        is_odd |= self._scores(model, rows) < self.offset_
-        i, j = np.nonzero(is_odd[:, None] & ~np.isnan(rows))
-        if len(i):
-            hidden = model._cells_given_others(rows[i], coverage, hidden=j)
-            for whole, part in zip(found, hidden, strict=True):
-                whole[i, j] = part[np.arange(len(i)), j]
+        seen, todo = rows.copy(), np.arange(len(rows))
+        is_odd = self._scores(model, rows) < self.offset_
+        found = [np.empty(rows.shape) for _ in range(4)]
+        for _ in range(MAX_BLAMED + 1):
+            own = model._cells_given_others(seen[todo], coverage)
+            is_odd |= (-own[-1] - self._typical > SURPRISING).any(1)
+            i, j = np.nonzero(is_odd[:, None] & ~np.isnan(seen[todo]))
+            if len(i):
+                hidden = model._cells_given_others(seen[todo][i], coverage, hidden=j)
+                for whole, part in zip(own, hidden, strict=True):
+                    whole[i, j] = part[np.arange(len(i)), j]
+            # What is blamed already keeps what the others said of it.
+            is_blamed = np.isnan(seen[todo]) & ~np.isnan(rows[todo])
+            for whole, part in zip(found, own, strict=True):
+                whole[todo] = np.where(is_blamed, whole[todo], part)
+            surprise = np.where(np.isnan(seen[todo]), -np.inf, -own[-1] - self._typical)
+            worst = surprise.argmax(1)
+            blamed = np.flatnonzero(surprise[np.arange(len(todo)), worst] > SURPRISING)
+            if not len(blamed):
+                break
+            todo, worst = todo[blamed], worst[blamed]
+            seen[todo, worst] = np.nan
+            is_odd = np.zeros(len(todo), bool)
+        surprise = np.where(np.isnan(rows), np.nan, -found[-1] - self._typical)
         expected, lower, upper, surprise = (
-            model._with_all_columns(part) for part in (*found[:3], surprise_of(found[-1]))
+            model._with_all_columns(part) for part in (*found[:3], surprise)
         )
         named = Bunch(expected=model._with_names(expected), lower=lower, upper=upper,
                       surprise=surprise)  # fmt: skip

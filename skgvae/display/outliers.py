@@ -9,6 +9,7 @@ from .axes import one_axes
 
 MAX_ROWS = 30
 MAX_COLUMNS = 12
+LARGE = 20  # nats of surprise: more is drawn alike
 
 
 class OutlierDisplay:
@@ -120,11 +121,10 @@ class OutlierDisplay:
         self.ax_ = one_axes(ax, (1.1 * n_columns + 2.5, 0.6 * n_rows + 1.5))
         self.figure_ = self.ax_.figure
         shown = np.ma.masked_invalid(self.surprise[:, self.columns_])
-        largest = max(8.0, float(surprise.max()))
-        image = self.ax_.imshow(shown, cmap="YlOrRd", vmin=0, vmax=largest, aspect="auto")
+        image = self.ax_.imshow(shown, cmap="YlOrRd", vmin=0, vmax=LARGE, aspect="auto")
         for i, place in np.ndindex(n_rows, n_columns):
             j = self.columns_[place]
-            is_dark = surprise[i, j] > 0.6 * largest
+            is_dark = surprise[i, j] > 0.6 * LARGE
             self.ax_.text(
                 place, i, self._label(i, j), ha="center", va="center", fontsize="x-small",
                 color="white" if is_dark else "black",
@@ -133,7 +133,7 @@ class OutlierDisplay:
         self.ax_.set_xticks(range(n_columns), names, rotation=45, ha="right")
         self.ax_.set_yticks(range(n_rows), self.row_names)
         self.ax_.set_ylabel("row")
-        self.figure_.colorbar(image, ax=self.ax_, label="surprise, nats")
+        self.figure_.colorbar(image, ax=self.ax_, label="surprise, nats", extend="max")
         return self
 
     def _label(self, i, j):
