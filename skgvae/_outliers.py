@@ -172,10 +172,9 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
         else:
             scores = self._scores(model, model._validate_rows(X))
             offset = _quantile(self.contamination, scores, all_weight)
-        step = -(-len(table.X) // N_TYPICAL)
-        surprise = -model._cells_given_others(table.X[::step], 0.5)[-1]
-        surprise[np.isnan(table.X[::step])] = np.nan
-        self._typical = np.nanmedian(surprise, axis=0)
+        rows = table.X[:: -(-len(table.X) // N_TYPICAL)]
+        surprise = np.ma.masked_array(-model._cells_given_others(rows, 0.5)[-1], np.isnan(rows))
+        self._typical = np.ma.median(surprise, axis=0).filled(0.0)
         self.estimator_, self.offset_ = model, offset
         return self
 
