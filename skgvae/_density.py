@@ -39,6 +39,7 @@ def log_density(
     draws: Sequence[Tensor],
     n_first: int,
     known: Tensor | None = None,
+    tolerance: float | None = None,
 ) -> Estimate:
     r"""Return log p(v2) under the mixture of several models, for v2 = v1, by importance sampling.
 
@@ -62,12 +63,15 @@ def log_density(
         Draws of each model in the first round, at least two.
     known : Tensor of bool, of shape (n_samples, n_features), optional
         Which cells of v2 are known: the density is that of these. All by default.
+    tolerance : float, optional
+        The standard error in nats up to which an estimate is settled, 0.05 by default.
 
     References
     ----------
     Hesterberg, "Weighted Average Importance Sampling and Defensive Mixture Distributions",
     Technometrics 37(2), 1995.
     """
+    tolerance = TOLERANCE if tolerance is None else tolerance
     draws, width = [own.to(v2) for own in draws], widest(vaes[0])
     log_volume = vaes[0].decoder.family.log_volume(v2)
     log_volume = (log_volume if known is None else log_volume.where(known, 0.0)).sum(-1)
@@ -79,7 +83,7 @@ def log_density(
             for eps in draws_at_once(width, v1, screening):
                 sums.add(m, ..., importance_log_weights(vae, v1, v2, eps))
         # By each model: one whose draws have missed the row would seem to matter little.
-        is_settled = sums.variances().amax(0) <= TOLERANCE**2
+        is_settled = sums.variances().amax(0) <= tolerance**2
         found = sums.estimate(background)
     else:  # many posteriors are unlike q, which would not show it
         found = Estimate(torch.zeros_like(background), torch.zeros_like(background))
@@ -89,7 +93,7 @@ def log_density(
     unsettled = places_of(~is_settled)
     for rows in unsettled.split(rows_at_once(vaes, width, known)):
         parts = (None if a is None else a[rows] for a in (v1, v2, known))
-        refined = _refined(vaes, *parts, width, draws, n_first, background[rows])
+        refined = _refined(vaes, *parts, width, draws, n_first, background[rows], tolerance)
         for whole, part in zip(found, refined, strict=True):
             whole[rows] = part
     return found
@@ -160,7 +164,7 @@ def _log_background(v2, known=None):
     return constant - d * math.log(BACKGROUND_SCALE) - 0.5 * (1 + d) * torch.log1p(distance)
 
 
-def _refined(vaes, v1, v2, known, width, draws, n_first, background):
+def _refined(vaes, v1, v2, known, width, draws, n_first, background, tolerance):
     proposals = [Proposal(vae, v1, v2, known, width) for vae in vaes]
     sums, before = Sums(len(vaes), v2), 0
     needed = torch.ones_like(sums.counts, dtype=torch.bool)
@@ -169,7 +173,7 @@ def _refined(vaes, v1, v2, known, width, draws, n_first, background):
             rows = places_of(needed[m])
             if len(rows):
                 sums.add(m, rows, proposal.draw(rows, draws[m][before:size])[1])
-        before, needed = size, sums.unsettled(background)
+        before, needed = size, sums.unsettled(background, tolerance)
         if not needed.any():
             break
     return sums.estimate(background)
@@ -200,11 +204,11 @@ class Sums:
         total, variances = self._total_and_variances(background)
         return Estimate(total, variances.sum(0).sqrt())
 
-    def unsettled(self, background):
+    def unsettled(self, background, tolerance):
         """Say of which models a row needs more draws, of shape (n_models, n_samples)."""
         _, variances = self._total_and_variances(background)
-        is_small = variances <= TOLERANCE**2 / len(variances)
-        return ~((variances.sum(0) <= TOLERANCE**2) | is_small)
+        is_small = variances <= tolerance**2 / len(variances)
+        return ~((variances.sum(0) <= tolerance**2) | is_small)
 
     def _total_and_variances(self, background):
         # The variance of the total, relative to its square: of the logarithm, nearly.

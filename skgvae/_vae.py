@@ -463,10 +463,11 @@ class GaussianVAE(BaseGaussianVAE):
         log_prob = self._in_units(log_prob, X)
         return (log_prob, std) if return_std else log_prob
 
-    def _log_density(self, X, member=None, bandwidth=0.0):
+    def _log_density(self, X, member=None, bandwidth=0.0, tolerance=None):
         """Return the log density of validated rows in standardised units, and standard errors.
 
-        Of all models together, or of one; blurred by a bandwidth in standardised units.
+        Of all models together, or of one; blurred by a bandwidth in standardised units; with a
+        standard error, where it can be, of ``tolerance`` nats.
         """
         draws, n_first = self._draws_of_each()
         own = slice(None) if member is None else slice(member, member + 1)
@@ -476,7 +477,7 @@ class GaussianVAE(BaseGaussianVAE):
             modules = modules[own]
             if bandwidth:
                 modules = [widened(module, bandwidth) for module in modules]
-            return log_density(modules, v1, v2, draws[own], n_first, known)
+            return log_density(modules, v1, v2, draws[own], n_first, known, tolerance)
 
         def answer(X):
             return self._answer(density, X, forwards=[self._units.forward])
