@@ -783,7 +783,8 @@ class GaussianVAE(BaseGaussianVAE):
 
         arrays = (X.astype(np.float64),) if hidden is None else (X.astype(np.float64), hidden)
         *moments, log_prob = self._answer_incomplete(answers, *arrays)
-        return *moments, log_prob - units.log_slopes(X)
+        log_prob = np.where(units.unsupported(X), -np.inf, log_prob - units.log_slopes(X))
+        return *moments, log_prob
 
     def _draw_incomplete(self, X, n, rng):
         """Return n draws of rows given their known cells, of each model in turn."""

@@ -197,6 +197,21 @@ def test_tables_of_all_kinds():
     assert detector.feature_names_in_.tolist() == ["weight", "kind", "legs", "empty"]
 
 
+@pytest.mark.filterwarnings("ignore:1 rows have values that their columns cannot have")
+def test_a_value_that_a_column_cannot_have_is_to_blame():
+    rng = np.random.default_rng(0)
+    X = np.stack([rng.lognormal(size=200), rng.standard_normal(200)], 1)
+    detector = trained(max_epochs=3).fit(X)
+    rows = X[:2].copy()
+    rows[0, 0] = -1.0
+    assert detector.predict(rows)[0] == -1
+    found = detector.explain(rows)
+    assert found.surprise[0, 0] == np.inf
+    assert np.isfinite(found.surprise[0, 1])
+    assert found.frame["row"][0] == 0
+    assert detector.p_values(rows)[0] == detector.p_values(np.where(rows < 0, -9.0, rows))[0]
+
+
 def test_rows_with_holes_in_training_too():
     X = gaussian_rows(600, 0)
     X[np.random.default_rng(0).random(X.shape) < 0.2] = np.nan
