@@ -40,6 +40,7 @@ def log_density(
     n_first: int,
     known: Tensor | None = None,
     tolerance: float | None = None,
+    has_background: bool = True,
 ) -> Estimate:
     r"""Return log p(v2) under the mixture of several models, for v2 = v1, by importance sampling.
 
@@ -65,6 +66,8 @@ def log_density(
         Which cells of v2 are known: the density is that of these. All by default.
     tolerance : float, optional
         The standard error in nats up to which an estimate is settled, 0.05 by default.
+    has_background : bool
+        Whether the Cauchy distribution is part of the density.
 
     References
     ----------
@@ -75,7 +78,9 @@ def log_density(
     draws, width = [own.to(v2) for own in draws], widest(vaes[0])
     log_volume = vaes[0].decoder.family.log_volume(v2)
     log_volume = (log_volume if known is None else log_volume.where(known, 0.0)).sum(-1)
-    background = _log_background(v2, known) + log_volume + math.log(BACKGROUND_SHARE)
+    background = torch.full_like(log_volume, -math.inf)
+    if has_background:
+        background = _log_background(v2, known) + log_volume + math.log(BACKGROUND_SHARE)
     sums = Sums(len(vaes), v2)
     if known is None:
         for m, vae in enumerate(vaes):
@@ -100,9 +105,9 @@ def log_density(
 
 
 class _WidenedDecoder(nn.Module):
-    def __init__(self, decoder: nn.Module, bandwidth: float):
+    def __init__(self, decoder: nn.Module, bandwidth: Tensor):
         super().__init__()
-        self.decoder, self.log_variance = decoder, 2 * math.log(bandwidth)
+        self.decoder, self.log_variance = decoder, 2 * bandwidth.log()
         self.out_features = decoder.out_features
 
     @property
@@ -111,18 +116,25 @@ class _WidenedDecoder(nn.Module):
 
     def loc_and_log_scale(self, z: Tensor) -> tuple[Tensor, Tensor]:
         loc, log_scale = self.decoder.loc_and_log_scale(z)
-        return loc, 0.5 * torch.logaddexp(2 * log_scale, log_scale.new_tensor(self.log_variance))
+        return loc, 0.5 * torch.logaddexp(2 * log_scale, self.log_variance)
 
 
-def widened(vae: nn.Module, bandwidth: float) -> nn.Module:
-    """Return a model whose noise has more variance: for normal noise that of blurred rows.
+def widened(vae: nn.Module, bandwidth: Tensor) -> nn.Module:
+    r"""Return a model with more noise, of which normal noise is a blur of the density.
+
+    .. math:: \sigma_j(z)^2 + h_j^2 \text{ in the place of } \sigma_j(z)^2
 
     Parameters
     ----------
     vae : GaussianVAEModule
-        The model, with which it shares all weights.
-    bandwidth : float
-        Standard deviation of what is added to each column, standardised.
+        The model.
+    bandwidth : Tensor of shape (n_features,)
+        h, in standardised units; zero leaves a column as it is.
+
+    Returns
+    -------
+    GaussianVAEModule
+        It shares all weights with the model.
     """
     wide = copy.copy(vae)
     wide._modules = dict(vae._modules, decoder=_WidenedDecoder(vae.decoder, bandwidth))

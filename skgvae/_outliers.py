@@ -4,34 +4,38 @@ from numbers import Real
 
 import numpy as np
 from sklearn.base import BaseEstimator, OutlierMixin, _fit_context, clone
-from sklearn.utils import Bunch, check_scalar
+from sklearn.utils import Bunch, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from ._fit import DOC_LINK
 from ._random import draw_seeds
 from ._recipe import Recipe
+from ._scaling import rows_with_holes
 from ._vae import GaussianVAE
 
 # Chosen by benchmarks/anomaly.py.
 N_PRIOR_COMPONENTS = 2  # of the default model: none to spare for a cluster of anomalies
 BANDWIDTH = 0.6
 TOLERANCE = 0.2  # nats: ranks need no more
-COARSE = {"max_epochs": 0, "prior": "standard", "min_noise": 1.0}  # what outliers bend least
+# What outliers bend least.
+COARSE = {"max_epochs": 0, "prior": "standard", "min_noise": 1.0, "n_estimators": 1, "verbose": 0}
 AUTO_P_VALUE = 0.05
 SURPRISING = 4.0  # nats more than is typical of a column
 MAX_BLAMED = 3  # cells of a row
-N_TYPICAL = 256  # training rows that say what surprise is typical of a column
-MIN_COMPARED = 20  # rows that a p-value of an incomplete row needs
+N_TYPICAL = 512  # training rows that say what surprise is typical of a column
+N_COMPARED = 256  # rows of a model, at most, that a row with unknown cells is compared with
+N_COMPLETIONS = 8  # of a row with unknown cells, for its score
+N_AT_ONCE = 4096  # rows with a cell hidden
 
 
 class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
     r"""Find rows that are unlike the training rows, and the cells that make them so.
 
-    The score of a row is its log density under a :class:`GaussianVAE`, blurred a little. It takes
-    the place of
-    :class:`~sklearn.ensemble.IsolationForest` or :class:`~sklearn.neighbors.LocalOutlierFactor`,
-    and takes what the model takes: rows with unknown cells (NaN), integers, amounts, names.
+    The score of a row is its log density under a :class:`GaussianVAE`, blurred a little. The
+    detector takes the place of :class:`~sklearn.ensemble.IsolationForest` or
+    :class:`~sklearn.neighbors.LocalOutlierFactor`. It takes what the model takes: rows with
+    unknown cells (NaN), integers, amounts, names.
     :meth:`explain` says of each cell what was to be expected given the others of its row.
 
     Parameters
@@ -41,15 +45,17 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
         Gaussians one might become a cluster of anomalies. A model whose ``random_state`` is None
         takes the detector's.
     bandwidth : float, default=0.6
-        Standard deviation of normal noise by which each column is blurred in the density that
-        ranks rows, as a kernel density is, in standard deviations of the column. A sharp density
-        is no better at telling anomalies. 0 ranks by the log density of the model. It has no part
+        Standard deviation of normal noise by which columns of numbers are blurred in the density
+        that ranks rows, as a kernel density is, in standard deviations of the column (of its map
+        where amounts are mapped). A sharp density is no better at telling anomalies. Constant
+        columns and categories are not blurred. 0 ranks by the density of the model. It has no part
         in :meth:`explain`.
     contamination : "auto" or float, default="auto"
-        The share of the training rows that are outliers, in (0, 0.5]. So many rows, those that
-        probabilistic PCA finds least likely, have no part in the training of the model then.
         "auto": all rows are trained on, and a row is an outlier if its score is among the lowest
-        5 % of scores of rows that a model has not seen.
+        5 % of scores that models give rows that they have not seen. A number in (0, 0.5] is the
+        share of the training rows that ``predict`` calls outliers. As large a share has no part in
+        the training of the model then: the rows that probabilistic PCA finds least likely, which
+        need not be the same.
     random_state : int, RandomState instance or None, default=None
         Seed of the model, if it has none.
 
@@ -58,7 +64,8 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
     estimator_ : GaussianVAE
         The fitted model.
     offset_ : float
-        The score below which a row is an outlier.
+        The score below which a row is an outlier. With a number for ``contamination`` it is a
+        quantile of the scores that the training rows have by all models.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -155,34 +162,79 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
         trained_on = sample_weight
         if self.contamination != "auto":
             coarse = clone(model).set_params(**COARSE)
-            scores = coarse.fit(X, groups=groups, sample_weight=sample_weight).score_samples(X)
-            all_weight = _check_sample_weight(sample_weight, scores, dtype=np.float64)
-            is_likely = scores >= _quantile(self.contamination, scores, all_weight)
-            trained_on = all_weight * is_likely
+            coarse.fit(X, groups=groups, sample_weight=sample_weight)
+            scores = self._scores(coarse, coarse._validate_rows(X))
+            weight = _check_sample_weight(sample_weight, scores, dtype=np.float64)
+            trained_on = weight * (scores >= _quantile(self.contamination, scores, weight))
+            if np.count_nonzero(trained_on) < 2:
+                raise ValueError(
+                    f"contamination={self.contamination} leaves "
+                    f"{np.count_nonzero(trained_on)} row to train on, two are needed."
+                )
         model.fit(X, groups=groups, sample_weight=trained_on)
         table = model._training_table(X, groups, trained_on, reset=False)
-        weight = np.ones(len(table.X)) if table.weight is None else table.weight
-        folds = model._folds_of(table, Recipe(**model._recipe))
-        self._unseen = []
-        for i in range(len(model.modules_)):
-            own = slice(None) if folds is None else folds == i
-            self._unseen.append((table.X[own], weight[own], self._scores(model, table.X[own], i)))
+        unseen = self._unseen_rows(model, table)
         if self.contamination == "auto":
-            _, weight, scores = (np.concatenate(part) for part in zip(*self._unseen, strict=True))
-            offset = _quantile(AUTO_P_VALUE, scores, weight)
+            _, own_weight, own_scores = (
+                np.concatenate(part) for part in zip(*unseen, strict=True)
+            )
+            offset = _quantile(AUTO_P_VALUE, own_scores, own_weight)
         else:
             scores = self._scores(model, model._validate_rows(X))
-            offset = _quantile(self.contamination, scores, all_weight)
-        rows = table.X[:: -(-len(table.X) // N_TYPICAL)]
-        surprise = np.ma.masked_array(-model._cells_given_others(rows, 0.5)[-1], np.isnan(rows))
-        self._typical = np.ma.median(surprise, axis=0).filled(0.0)
+            offset = _quantile(self.contamination, scores, weight)
+        typical = _typical_surprise(model, table)
         self.estimator_, self.offset_ = model, offset
+        self._unseen, self._typical = unseen, typical
         return self
 
-    def _scores(self, model, rows, member=None):
-        """Return the blurred log density of validated rows, of all models or of one."""
-        log_prob, _ = model._log_density(rows, member, self.bandwidth, TOLERANCE)
+    def _unseen_rows(self, model, table):
+        """Return for each model rows that it has not seen, their weights and their scores.
+
+        Their unknown cells are filled by a draw: so they can be compared with any row.
+        """
+        rows = table.X.copy()
+        has_holes = rows_with_holes(rows)
+        if has_holes.any():
+            holes, rng = (
+                rows[has_holes].astype(np.float64),
+                np.random.default_rng(model._draws_seed),
+            )
+            (drawn,) = model._draw_incomplete(holes, 1, rng)
+            rows[has_holes] = np.where(np.isnan(holes), drawn, holes)
+        weight = np.ones(len(rows)) if table.weight is None else table.weight
+        folds, n_models = model._folds_of(table, Recipe(**model._recipe)), len(model.modules_)
+        if folds is None:  # all models have seen all rows
+            weight, chosen = weight / n_models, [np.ones(len(rows), bool)] * n_models
+        else:
+            chosen = [folds == i for i in range(n_models)]
+        return [
+            (rows[own], weight[own], self._density(model, rows[own], i))
+            for i, own in enumerate(chosen)
+        ]
+
+    def _density(self, model, rows, member=None):
+        """Return the blurred log density of the known cells of rows, by all models or by one."""
+        log_prob, _ = model._log_density(rows, member, self.bandwidth, tolerance=TOLERANCE)
         return model._in_units(log_prob, rows)
+
+    def _scores(self, model, rows):
+        """Return the blurred log density of rows; of those with unknown cells what is expected."""
+        has_holes = rows_with_holes(rows)
+        scores = np.empty(len(rows), rows.dtype)
+        if not has_holes.all():
+            scores[~has_holes] = self._density(model, rows[~has_holes])
+        for part in np.array_split(
+            np.flatnonzero(has_holes), -(-has_holes.sum() // N_AT_ONCE) or 1
+        ):
+            if len(part):
+                holes, rng = (
+                    rows[part].astype(np.float64),
+                    np.random.default_rng(model._draws_seed),
+                )
+                drawn = model._draw_incomplete(holes, N_COMPLETIONS, rng, shared=True)
+                whole = np.where(np.isnan(holes), drawn, holes)
+                scores[part] = np.mean([self._density(model, own) for own in whole], 0)
+        return scores
 
     def score_samples(self, X):
         """Return the blurred log density of each row, in nats: the lower, the more abnormal.
@@ -190,16 +242,19 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Rows. Of a row with unknown cells (NaN) it is that of the known ones, which is no
-            measure beside complete rows: :meth:`p_values` compares with the like.
+            Rows. A row with unknown cells (NaN) has the mean over eight completions, draws given
+            its known cells: so it can be ranked among complete rows.
 
         Returns
         -------
         ndarray of shape (n_samples,)
-            With a standard error of 0.2 nats or less for most rows, as ranks need no more.
+            With a standard error of 0.2 nats or less for most complete rows, as ranks need no
+            more.
         """
         check_is_fitted(self)
-        return self._scores(self.estimator_, self.estimator_._validate_rows(X))
+        rows = self.estimator_._validate_rows(X)
+        self.estimator_._warn_of_unsupported(rows)
+        return self._scores(self.estimator_, rows)
 
     def decision_function(self, X):
         """Return ``score_samples(X) - offset_``: outliers are below zero.
@@ -212,6 +267,7 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples,)
+            Nats.
         """
         return self.score_samples(X) - self.offset_
 
@@ -226,25 +282,29 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
         Returns
         -------
         ndarray of int, of shape (n_samples,)
+            -1 where the score is below ``offset_``.
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
     def p_values(self, X):
-        r"""Return how often a row from the training distribution has a score as low.
+        r"""Return how often a row from the training distribution has a density as low.
 
         .. math:: p(x) = \frac{1 + \sum_i \#\{j \in \text{fold } i: s_i(x_j) \le s_i(x)\}}{n + 1}
 
-        Each model compares the row with the training rows that it has not seen (cross-conformal
-        prediction [1]_). Rows with unknown cells are compared with training rows in which the
-        same cells are hidden. Where the rows are like the training rows, a p-value below α has a
-        probability of about α: a cut at 0.001 flags one clean row in a thousand, if there are
-        thousands of training rows. Where nothing was held out (few rows, or
-        ``validation_fraction=None``), p-values are too large.
+        with the blurred log density s of model i, and n rows in the folds. Each model compares the
+        row with the training rows that it has not seen (cross-conformal prediction [1]_). Rows
+        with unknown cells are compared with at most 256 rows of each model, in which the same
+        cells are hidden; what was unknown in training rows is filled with draws of the model.
+        Where complete rows are like complete training rows, p ≤ α has a probability of about α.
+        The least p-value is 1 / (n + 1). By default all rows are in the folds of the five models;
+        fewer models have fewer folds. Where nothing was held out (few rows, or
+        ``validation_fraction=None``), all models have seen all rows, and fresh rows have p-values
+        that are too small.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Rows.
+            Rows. Each pattern of unknown cells takes as long as about a thousand rows.
 
         Returns
         -------
@@ -267,28 +327,28 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
 
     def _p_values(self, rows, hidden):
         model, below, total = self.estimator_, np.ones(len(rows)), 1.0
-        knows = [~np.isnan(unseen[:, ~hidden]).any(1) for unseen, _, _ in self._unseen]
-        has_few = sum(np.count_nonzero(k) for k in knows) < MIN_COMPARED
         for i, (unseen, weight, scores) in enumerate(self._unseen):
-            own = slice(None) if has_few else knows[i]
-            unseen, weight, scores = unseen[own], weight[own], scores[own]
-            if hidden.any() and len(unseen):
-                scores = self._scores(model, np.where(hidden, np.nan, unseen), i)
+            if hidden.any():
+                step = max(1, -(-len(unseen) // N_COMPARED))
+                weight = weight[::step]
+                scores = self._density(model, np.where(hidden, np.nan, unseen[::step]), i)
             order = np.argsort(scores)
-            total_of = np.concatenate([[0.0], np.cumsum(weight[order])])
-            place = np.searchsorted(scores[order], self._scores(model, rows, i), side="right")
-            below, total = below + total_of[place], total + total_of[-1]
+            up_to = np.concatenate([[0.0], np.cumsum(weight[order])])
+            place = np.searchsorted(scores[order], self._density(model, rows, i), side="right")
+            below, total = below + up_to[place], total + up_to[-1]
         return below / total
 
     def explain(self, X, coverage=0.9):
-        """Return what each cell was expected to be given the others of its row.
+        r"""Return what each cell was expected to be given the others of its row.
 
-        For rows that are no outliers, from draws of the latents given the whole row, weighed for
-        each cell so that they are draws given all others. Of outliers, and of rows with a cell
-        that is surprising then, each cell is hidden in turn and draws are taken given the others:
-        this takes milliseconds a cell. The most surprising cell of a row, if its surprise is above
-        4, counts as unknown for the others, as a wrong cell makes right ones look wrong; so do at
-        most three cells of a row.
+        .. math:: \text{surprise}_j = \log p(x_{-j}) - \log p(x) - \text{typical}_j
+
+        Of outliers, and of rows with a cell that is surprising at first sight, the most surprising
+        cell is to blame if its surprise is above 4 nats. It counts as unknown for the others, as a
+        wrong cell makes right ones look wrong. So do at most three cells of a row, one after the
+        other. Of such rows all densities are computed, one for each cell and cell to blame, a few
+        milliseconds each. Of other rows, and for what was expected, draws of the latents given the
+        whole row are weighed so that they are draws given all cells but one.
 
         Parameters
         ----------
@@ -302,51 +362,85 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
         sklearn.utils.Bunch
             ``expected``, ``lower`` and ``upper``, arrays of shape (n_samples, n_features) in the
             units of X: the mean (on a grid the median, of a category the most probable level)
-            and a central interval, NaN for categories. ``surprise``, of the same shape:
-            -log p(cell given the others) less the median of that over the training rows, in
-            nats; NaN for unknown cells. ``frame``: where pandas is there, a table of cells with a
-            surprise above 4, the largest first, with ``row`` (its index in a table of pandas,
-            else its position), ``column``, ``value`` and the above; else None.
+            and a central interval, NaN for categories. ``surprise``, of the same shape, in nats:
+            -log p(cell given the others) less the median of that over the training rows; NaN for
+            unknown cells, infinite for values that a column cannot have. All are NaN in columns
+            that were unknown throughout in ``fit``. ``frame``: where pandas is there, a table of
+            cells with a surprise above 4, the largest first, with ``row`` (its index in a table of
+            pandas, else its position), ``column``, ``value`` and the above; else None.
+
+        Raises
+        ------
+        ValueError
+            If ``coverage`` is not in (0, 1).
         """
         check_is_fitted(self)
-        check_scalar(
-            coverage, "coverage", Real, min_val=0, max_val=1, include_boundaries="neither"
-        )
+        if not 0 < coverage < 1:
+            raise ValueError(f"coverage must be in (0, 1), got {coverage!r}.")
         model = self.estimator_
         table = model._check_rows(X, reset=False)
         rows = model._with_known_columns(table).astype(np.float64)
-
-        seen, todo = rows.copy(), np.arange(len(rows))
-        is_odd = self._scores(model, rows) < self.offset_
-        found = [np.empty(rows.shape) for _ in range(4)]
-        for _ in range(MAX_BLAMED + 1):
-            own = model._cells_given_others(seen[todo], coverage)
-            is_odd |= (-own[-1] - self._typical > SURPRISING).any(1)
-            i, j = np.nonzero(is_odd[:, None] & ~np.isnan(seen[todo]))
-            if len(i):
-                hidden = model._cells_given_others(seen[todo][i], coverage, hidden=j)
-                for whole, part in zip(own, hidden, strict=True):
-                    whole[i, j] = part[np.arange(len(i)), j]
-            # What is blamed already keeps what the others said of it.
-            is_blamed = np.isnan(seen[todo]) & ~np.isnan(rows[todo])
-            for whole, part in zip(found, own, strict=True):
-                whole[todo] = np.where(is_blamed, whole[todo], part)
-            surprise = np.where(np.isnan(seen[todo]), -np.inf, -own[-1] - self._typical)
-            worst = surprise.argmax(1)
-            blamed = np.flatnonzero(surprise[np.arange(len(todo)), worst] > SURPRISING)
-            if not len(blamed):
-                break
-            todo, worst = todo[blamed], worst[blamed]
-            seen[todo, worst] = np.nan
-            is_odd = np.zeros(len(todo), bool)
-        surprise = np.where(np.isnan(rows), np.nan, -found[-1] - self._typical)
-        expected, lower, upper, surprise = (
-            model._with_all_columns(part) for part in (*found[:3], surprise)
+        seen = np.where(model._units.unsupported(rows), np.nan, rows)
+        *moments, log_prob = model._cells_given_others(seen, coverage)
+        surprise = np.where(np.isnan(seen), np.nan, -log_prob - self._typical)
+        is_odd = (surprise > SURPRISING).any(1) | (self._scores(model, rows) < self.offset_)
+        if is_odd.any():
+            surprise[is_odd], seen[is_odd] = self._blame(seen[is_odd])
+        changed = (np.isnan(seen) & ~np.isnan(rows)).any(1)
+        if changed.any():
+            *again, _ = model._cells_given_others(seen[changed], coverage)
+            for whole, part in zip(moments, again, strict=True):
+                whole[changed] = part
+        surprise[model._units.unsupported(rows)] = np.inf
+        expected, lower, upper, surprise = map(model._with_all_columns, (*moments, surprise))
+        found = Bunch(
+            expected=model._with_names(expected), lower=lower, upper=upper, surprise=surprise
         )
-        named = Bunch(expected=model._with_names(expected), lower=lower, upper=upper,
-                      surprise=surprise)  # fmt: skip
-        named.frame = _surprising_cells(X, model._with_names(table), model._all_names(), **named)
-        return named
+        found.frame = _surprising_cells(X, model._with_names(table), model._all_names(), **found)
+        return found
+
+    def _blame(self, rows):
+        """Return the surprise of each cell, and the rows without the cells that are to blame."""
+        seen, found, todo = rows.copy(), np.full(rows.shape, np.nan), np.arange(len(rows))
+        for n_blamed in range(MAX_BLAMED + 1):
+            surprise = self._surprise(seen[todo])
+            # A cell that is blamed keeps the surprise that it was blamed for.
+            found[todo] = np.where(np.isnan(surprise), found[todo], surprise)
+            surprise = np.nan_to_num(surprise, nan=-np.inf)
+            worst, is_wrong = surprise.argmax(1), (surprise > SURPRISING).any(1)
+            todo, worst = todo[is_wrong], worst[is_wrong]
+            if n_blamed == MAX_BLAMED or not len(todo):
+                break
+            seen[todo, worst] = np.nan
+        return found, seen
+
+    def _surprise(self, rows):
+        """Return log p(row without the cell) - log p(row) of each known cell, less the typical."""
+        model, found = self.estimator_, np.full(rows.shape, np.nan)
+
+        # Of several wrong cells each should count: so there is nothing that bounds the density.
+        params = {"tolerance": TOLERANCE, "has_background": False}
+
+        def log_density(rows):
+            return model._in_units(model._log_density(rows, **params)[0], rows)
+
+        for part in gen_batches(len(rows), max(1, N_AT_ONCE // rows.shape[1])):
+            whole = log_density(rows[part])
+            i, j = np.nonzero(~np.isnan(rows[part]))
+            less = rows[part][i]
+            less[np.arange(len(i)), j] = np.nan
+            found[part][i, j] = log_density(less) - whole[i] - self._typical[j]
+        return found
+
+
+def _typical_surprise(model, table):
+    """Return the median surprise of each column in some of the training rows."""
+    n = min(len(table.X), N_TYPICAL)
+    share = None if table.weight is None else table.weight / table.weight.sum()
+    rng = np.random.default_rng(model._draws_seed)
+    rows = table.X[rng.choice(len(table.X), n, replace=False, p=share)]
+    surprise = np.ma.masked_array(-model._cells_given_others(rows, 0.5)[-1], np.isnan(rows))
+    return np.ma.median(surprise, axis=0).filled(0.0)
 
 
 def _quantile(share, scores, weight):

@@ -459,25 +459,28 @@ class GaussianVAE(BaseGaussianVAE):
         """
         check_is_fitted(self)
         X = self._validate_rows(X)
+        self._warn_of_unsupported(X)
         log_prob, std = self._log_density(X)
         log_prob = self._in_units(log_prob, X)
         return (log_prob, std) if return_std else log_prob
 
-    def _log_density(self, X, member=None, bandwidth=0.0, tolerance=None):
+    def _log_density(self, X, member=None, bandwidth=0.0, **params):
         """Return the log density of validated rows in standardised units, and standard errors.
 
-        Of all models together, or of one; blurred by a bandwidth in standardised units; with a
-        standard error, where it can be, of ``tolerance`` nats.
+        Of all models together, or of one; blurred by a bandwidth in standardised units, but for
+        constant columns. The parameters are those of :func:`log_density`.
         """
         draws, n_first = self._draws_of_each()
         own = slice(None) if member is None else slice(member, member + 1)
+        bandwidths = np.where(self._units.standard.is_constant, 0.0, bandwidth)
 
         def density(modules, x):
             v1, v2, known = self._cells(x)
             modules = modules[own]
             if bandwidth:
-                modules = [widened(module, bandwidth) for module in modules]
-            return log_density(modules, v1, v2, draws[own], n_first, known, tolerance)
+                own_bandwidths = torch.from_numpy(bandwidths).to(x)
+                modules = [widened(module, own_bandwidths) for module in modules]
+            return log_density(modules, v1, v2, draws[own], n_first, known, **params)
 
         def answer(X):
             return self._answer(density, X, forwards=[self._units.forward])
@@ -529,6 +532,7 @@ class GaussianVAE(BaseGaussianVAE):
         """
         check_is_fitted(self)
         X, draws = self._validate_rows(X), self._draws()
+        self._warn_of_unsupported(X)
 
         def bound(modules, x):
             v1, v2, known = self._cells(x)
@@ -543,8 +547,13 @@ class GaussianVAE(BaseGaussianVAE):
     def _in_units(self, log_prob, X):
         """Return log densities in the units of X: -inf for a value that a column cannot have."""
         found = (log_prob - self._units.log_abs_det(X)).astype(log_prob.dtype, copy=False)
+        if not self._units.is_plain:
+            found[self._units.unsupported(X).any(1)] = -np.inf
+        return found
+
+    def _warn_of_unsupported(self, X):
         if self._units.is_plain:
-            return found
+            return
         unsupported = self._units.unsupported(X)
         if unsupported.any():
             kinds = self._kinds_of(unsupported.any(0))
@@ -554,8 +563,6 @@ class GaussianVAE(BaseGaussianVAE):
                 UserWarning,
                 stacklevel=3,
             )
-            found[unsupported.any(1)] = -np.inf
-        return found
 
     def sample(self, n_samples=1, random_state=None, *, given=None):
         """Draw rows: z from the prior, then x from the decoder, its noise included.
@@ -742,8 +749,11 @@ class GaussianVAE(BaseGaussianVAE):
 
         return self._answer_incomplete(summary, X)
 
-    def _cells_given_others(self, X, coverage, hidden=None):
+    def _cells_given_others(self, X, coverage):
         """Return what each cell is expected to be given the other known cells of its row.
+
+        By draws given the whole row, weighed for each cell by one over its density: few of them
+        explain the others of a cell that has pulled the row elsewhere.
 
         Parameters
         ----------
@@ -751,10 +761,6 @@ class GaussianVAE(BaseGaussianVAE):
             Validated rows, without the columns that are left out.
         coverage : float
             Of an interval.
-        hidden : ndarray of int, of shape (n_samples,), optional
-            A column of each row, of which alone the answer is right: z is drawn given the others.
-            By default the draws are those given all cells, weighed for each cell by one over its
-            density: that is right too, but for cells that few draws explain.
 
         Returns
         -------
@@ -765,29 +771,28 @@ class GaussianVAE(BaseGaussianVAE):
         places = torch.from_numpy(units.column_of_cell).to(self.device_)
         tails = (1 - coverage) / 2, (1 + coverage) / 2
 
-        def answers(modules, x, *hidden):
-            seen = x if not hidden else x.masked_fill(places == hidden[0][:, None], torch.nan)
-            found = self._posterior(modules, seen)
+        def answers(modules, x):
+            found = self._posterior(modules, x)
             loc, log_scale = decoded_by(modules, found.z.transpose(0, 1), found.model.T)
             family, known = modules[0].decoder.family, ~x.isnan()
             log_prob = family.log_prob(x.nan_to_num(), loc, log_scale).where(known, 0.0)
             log_prob = units.by_column(log_prob)
-            if not hidden:
-                chosen = given_others(log_prob)
-                log_prob = log_prob.gather(0, chosen)
-                loc, log_scale = (a.gather(0, chosen[..., places]) for a in (loc, log_scale))
-            log_mean = log_prob.logsumexp(0) - math.log(len(log_prob))
-            (expected, _) = self._summary(modules, loc, log_scale.exp(), self._statistic, False)
+            chosen = given_others(log_prob)
+            log_mean = log_prob.gather(0, chosen).logsumexp(0) - math.log(len(chosen))
+            loc, log_scale = (a.gather(0, chosen[..., places]) for a in (loc, log_scale))
+            expected, _ = self._summary(modules, loc, log_scale.exp(), self._statistic, False)
             ends = (units.quantiles(p, family, loc, log_scale) for p in tails)
             return expected, *map(torch.from_numpy, ends), log_mean
 
-        arrays = (X.astype(np.float64),) if hidden is None else (X.astype(np.float64), hidden)
-        *moments, log_prob = self._answer_incomplete(answers, *arrays)
-        log_prob = np.where(units.unsupported(X), -np.inf, log_prob - units.log_slopes(X))
-        return *moments, log_prob
+        *moments, log_prob = self._answer_incomplete(answers, X.astype(np.float64))
+        return *moments, log_prob - units.log_slopes(X)
 
-    def _draw_incomplete(self, X, n, rng):
-        """Return n draws of rows given their known cells, of each model in turn."""
+    def _draw_incomplete(self, X, n, rng, shared=False):
+        """Return n draws of rows given their known cells, of each model in turn.
+
+        With ``shared`` all rows have the same random numbers, n / 2 and their mirror images: what
+        a row gets depends on the row alone then, and on average the noise is zero.
+        """
         first, n_models = int(rng.integers(len(self.modules_))), len(self.modules_)
         model = (torch.arange(n, device=self.device_) + first) % n_models
 
@@ -795,11 +800,14 @@ class GaussianVAE(BaseGaussianVAE):
             found = self._posterior(modules, x, position, model=model)
             return (drawn_by(modules, found.z, found.model, noise),)
 
-        arrays = (
-            rng.uniform(size=(len(X), n)),
-            rng.standard_normal((len(X), n, self._units.n_cells)),
-        )
-        (rows,) = self._answer_incomplete(drawn, X, *arrays, inverses=[self._units.inverse])
+        shape = (1, n // 2) if shared else (len(X), n)
+        position = rng.uniform(size=shape)
+        noise = rng.standard_normal((*shape, self._units.n_cells))
+        if shared:
+            position = np.tile(np.concatenate([position, 1 - position], 1), (len(X), 1))
+            noise = np.tile(np.concatenate([noise, -noise], 1), (len(X), 1, 1))
+        own = {"inverses": [self._units.inverse]}
+        (rows,) = self._answer_incomplete(drawn, X, position, noise, **own)
         return rows.transpose(1, 0, 2)
 
     def _sample_given(self, given, n_samples, seed):

@@ -639,6 +639,20 @@ def test_outliers_are_drawn_with_what_was_expected(frame):
     for n_rows in (0, 31):
         with pytest.raises(ValueError, match="n_rows"):
             OutlierDisplay.from_estimator(detector, X, n_rows=n_rows)
+    with pytest.raises(TypeError, match="n_rows"):
+        OutlierDisplay.from_estimator(detector, X, n_rows=2.5)
+
+
+@pytest.mark.filterwarnings("ignore:1 rows have values that their columns cannot have")
+def test_impossible_values_have_the_strongest_colour(frame):
+    X = np.exp(frame.data)  # amounts: above zero
+    X.iloc[3, 0] = -1.0
+    detector = make_detector(frame).fit(np.exp(frame.data))
+    made = OutlierDisplay.from_estimator(detector, X, n_rows=1)
+    assert made.surprise[0, 0] == np.inf
+    (image,) = made.ax_.images
+    red, green, blue, _ = image.to_rgba(image.get_array())[0, 0]
+    assert max(green, blue) < 0.2 < red
 
 
 def test_of_many_columns_the_most_surprising_are_drawn():

@@ -154,6 +154,29 @@ def test_right_cells_beside_a_wrong_one_are_no_surprise():
     assert np.mean(found.surprise[:, [0, 1, 3, 5]] > 4) < 0.05
 
 
+@pytest.mark.parametrize("wrong", [8.0, 50.0])
+@pytest.mark.parametrize(("max_epochs", "random_state"), [(10, 0), (40, 1)])
+def test_a_gross_error_leaves_right_cells_alone(wrong, max_epochs, random_state):
+    rng = np.random.default_rng(0)
+    level = rng.standard_normal(300)
+    a, amount, b = level + 0.3 * rng.standard_normal((3, 300))
+    table = pd.DataFrame({"a": a, "amount": np.exp(amount), "b": b})
+    model = GaussianVAE(max_epochs=max_epochs, n_estimators=2, hidden_layer_sizes=(16,))
+    detector = GaussianVAEOutlierDetector(model, random_state=random_state).fit(table)
+    found = detector.explain(pd.DataFrame({"a": [wrong], "amount": [1.0], "b": [0.0]}))
+    assert found.frame.column.tolist() == ["a"]
+    np.testing.assert_allclose(found.expected[0], [0.0, 1.0, 0.0], atol=0.3)
+
+
+def test_the_number_of_outliers_is_no_part_of_what_is_said_of_a_row():
+    detector = linear().set_params(estimator__n_draws=16).fit(gaussian_rows(2000, 0))
+    X = gaussian_rows(1400, 5)
+    X[:, 0] += 20  # more cells than are hidden at once
+    whole, one = detector.explain(X), detector.explain(X[-2:])
+    np.testing.assert_allclose(one.surprise, whole.surprise[-2:], rtol=1e-6)
+    assert (whole.surprise.argmax(1) == 0).all()
+
+
 def test_about_one_clean_row_in_twenty_is_an_outlier_by_default():
     detector = trained().fit(gaussian_rows(1000, 0))
     assert np.mean(detector.predict(gaussian_rows(2000, 1)) == -1) == pytest.approx(0.05, abs=0.03)
@@ -216,12 +239,68 @@ def test_rows_with_holes_in_training_too():
     X = gaussian_rows(600, 0)
     X[np.random.default_rng(0).random(X.shape) < 0.2] = np.nan
     detector = trained().fit(X)
-    fresh = gaussian_rows(600, 1)
-    fresh[:, 1] = np.nan
-    assert kstest(detector.p_values(fresh), "uniform").statistic < 0.15
     found = detector.explain(X[:50])
     np.testing.assert_array_equal(np.isnan(found.surprise), np.isnan(X[:50]))
     assert np.isfinite(found.expected).all()
+
+
+def with_holes(X, seed):
+    return np.where(np.random.default_rng(seed).random(X.shape) < 0.2, np.nan, X)
+
+
+@pytest.mark.parametrize("n", [200, 600])
+def test_neither_complete_nor_incomplete_rows_are_outliers_after_training_on_holes(n):
+    rng = np.random.default_rng(0)
+    slopes = rng.standard_normal((4, 12))
+
+    def clean_rows(n):
+        return rng.standard_normal((n, 4)) @ slopes + 0.7 * rng.standard_normal((n, 12))
+
+    detector = trained(n_estimators=5).fit(with_holes(clean_rows(n), 1))
+    fresh = clean_rows(400)
+    some = fresh.copy()
+    some[:, [1, 5]] = np.nan
+    p = detector.p_values(fresh), detector.p_values(some)
+    assert all(kstest(own, "uniform").statistic < 0.1 for own in p)
+    for X in (fresh, some, with_holes(fresh, 2)):
+        assert np.mean(detector.predict(X) == -1) < 0.1
+    fresh[:, 0] += 20
+    is_known = ~np.isnan(with_holes(fresh, 2)[:, 0])
+    assert np.mean(detector.predict(with_holes(fresh, 2))[is_known] == -1) > 0.9
+
+
+def test_rows_without_a_known_cell_are_neither_likely_nor_unlikely():
+    detector = trained().fit(gaussian_rows(300, 0))
+    X = np.full((2, 3), np.nan)
+    X[1] = MEAN
+    scores = detector.score_samples(X)
+    assert scores[0] == pytest.approx(detector.score_samples(gaussian_rows(300, 1)).mean(), abs=2)
+    assert detector.predict(X).tolist() == [1, 1]
+    assert detector.p_values(X)[0] == 1.0
+    found = detector.explain(X)
+    assert np.isnan(found.surprise[0]).all()
+    np.testing.assert_allclose(found.expected[0], MEAN, atol=0.3)
+
+
+def test_rows_that_all_models_have_seen_count_once():
+    detector = trained(n_estimators=5, validation_fraction=None).fit(gaussian_rows(40, 0))
+    X = gaussian_rows(50, 1)
+    X[:, 0] += 50
+    np.testing.assert_allclose(detector.p_values(X), 1 / 41)
+
+
+def test_a_change_in_a_constant_column_is_an_outlier():
+    X = np.hstack([gaussian_rows(300, 0), np.full((300, 1), 3.0)])
+    detector = trained().fit(X)
+    row = np.append(MEAN, 3.5)[None]
+    assert detector.predict(row) == -1
+    assert detector.explain(row).frame.column.tolist() == [3]
+    assert detector.predict(np.append(MEAN, 3.0)[None]) == 1
+
+
+def test_two_rows_are_needed_beside_the_outliers():
+    with pytest.raises(ValueError, match=r"contamination=0.5 leaves 1 row"):
+        trained().set_params(contamination=0.5).fit(gaussian_rows(2, 0))
 
 
 def test_saved_detectors_answer_alike():
@@ -246,7 +325,7 @@ def test_a_detector_is_a_step_of_a_pipeline():
     assert set(pipe.predict(np.vstack([X[:3], [[50.0, 0.0, 0.0]]]))) == {1, -1}
 
 
-@pytest.mark.parametrize("coverage", [0.0, 1.0, -1])
+@pytest.mark.parametrize("coverage", [0.0, 1.0, -1, np.nan])
 def test_coverage_is_a_probability(coverage, gaussian):
     with pytest.raises(ValueError, match="coverage"):
         gaussian.explain(gaussian_rows(3, 0), coverage=coverage)

@@ -1,6 +1,9 @@
 """The rows that fit least, with what was expected of their cells."""
 
+from numbers import Integral
+
 import numpy as np
+from sklearn.utils import check_scalar
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from .._columns import are_unknown
@@ -83,8 +86,7 @@ class OutlierDisplay:
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         such_as = "GaussianVAEOutlierDetector"
         estimator, X = model_with("explain", cls.__name__, estimator, X, such_as)
-        if not 1 <= n_rows <= MAX_ROWS:
-            raise ValueError(f"n_rows must be from 1 to {MAX_ROWS}, got {n_rows}.")
+        n_rows = check_scalar(n_rows, "n_rows", Integral, min_val=1, max_val=MAX_ROWS)
         rows = np.argsort(estimator.score_samples(X), kind="stable")[:n_rows]
         chosen = X.iloc[rows] if hasattr(X, "iloc") else np.asarray(X)[rows]
         found = estimator.explain(chosen, coverage=coverage)
@@ -114,13 +116,13 @@ class OutlierDisplay:
         OutlierDisplay
             The display.
         """
-        surprise = np.nan_to_num(self.surprise)
+        surprise = np.nan_to_num(np.minimum(self.surprise, 2 * LARGE))  # finite, to have a colour
         columns = np.argsort(-surprise.max(0), kind="stable")[:MAX_COLUMNS]
         self.columns_ = np.sort(columns)
         n_rows, n_columns = len(surprise), len(self.columns_)
         self.ax_ = one_axes(ax, (1.1 * n_columns + 2.5, 0.6 * n_rows + 1.5))
         self.figure_ = self.ax_.figure
-        shown = np.ma.masked_invalid(self.surprise[:, self.columns_])
+        shown = np.ma.masked_array(surprise, np.isnan(self.surprise))[:, self.columns_]
         image = self.ax_.imshow(shown, cmap="YlOrRd", vmin=0, vmax=LARGE, aspect="auto")
         for i, place in np.ndindex(n_rows, n_columns):
             j = self.columns_[place]
