@@ -1,8 +1,10 @@
 """GaussianVAEOutlierDetector: rows that do not belong, and which of their cells make them so."""
 
+import warnings
 from numbers import Real
 
 import numpy as np
+import torch
 from sklearn.base import BaseEstimator, OutlierMixin, _fit_context, clone
 from sklearn.utils import Bunch, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -22,6 +24,7 @@ TOLERANCE = 0.2  # nats: ranks need no more
 COARSE = {"max_epochs": 0, "prior": "standard", "min_noise": 1.0, "n_estimators": 1, "verbose": 0}
 AUTO_P_VALUE = 0.05
 SURPRISING = 4.0  # nats more than is typical of a column
+SUSPICIOUS = 3.0  # at first sight, which is too low for some
 MAX_BLAMED = 3  # cells of a row
 N_TYPICAL = 512  # training rows that say what surprise is typical of a column
 N_COMPARED = 256  # rows of a model, at most, that a row with unknown cells is compared with
@@ -49,13 +52,13 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
         that ranks rows, as a kernel density is, in standard deviations of the column (of its map
         where amounts are mapped). A sharp density is no better at telling anomalies. Constant
         columns and categories are not blurred. 0 ranks by the density of the model. It has no part
-        in :meth:`explain`.
+        in :meth:`explain`. A change has no effect before the next ``fit``.
     contamination : "auto" or float, default="auto"
         "auto": all rows are trained on, and a row is an outlier if its score is among the lowest
         5 % of scores that models give rows that they have not seen. A number in (0, 0.5] is the
-        share of the training rows that ``predict`` calls outliers. As large a share has no part in
-        the training of the model then: the rows that probabilistic PCA finds least likely, which
-        need not be the same.
+        share of the training rows that ``predict`` calls outliers; fewer are so where scores are
+        equal. As large a share has no part in the training of the model then: the rows that
+        probabilistic PCA finds least likely, which need not be the same.
     random_state : int, RandomState instance or None, default=None
         Seed of the model, if it has none.
 
@@ -159,82 +162,37 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
         model = GaussianVAE(prior=N_PRIOR_COMPONENTS) if model is None else clone(model)
         if model.random_state is None:
             model.set_params(random_state=draw_seeds(self.random_state, 1)[0])
-        trained_on = sample_weight
+        trained_on, is_left_out = sample_weight, None
         if self.contamination != "auto":
             coarse = clone(model).set_params(**COARSE)
-            coarse.fit(X, groups=groups, sample_weight=sample_weight)
-            scores = self._scores(coarse, coarse._validate_rows(X))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the model says the same
+                coarse.fit(X, groups=groups, sample_weight=sample_weight)
+            scores = _scores(coarse, coarse._validate_rows(X), self.bandwidth)
             weight = _check_sample_weight(sample_weight, scores, dtype=np.float64)
-            trained_on = weight * (scores >= _quantile(self.contamination, scores, weight))
-            if np.count_nonzero(trained_on) < 2:
+            is_left_out = scores < _quantile(self.contamination, scores, weight)
+            trained_on = np.where(is_left_out, 0.0, weight)
+            if (n := np.count_nonzero(trained_on)) < 2:
                 raise ValueError(
-                    f"contamination={self.contamination} leaves "
-                    f"{np.count_nonzero(trained_on)} row to train on, two are needed."
+                    f"contamination={self.contamination} leaves {n} row to train on, two are "
+                    "needed."
                 )
         model.fit(X, groups=groups, sample_weight=trained_on)
         table = model._training_table(X, groups, trained_on, reset=False)
-        unseen = self._unseen_rows(model, table)
-        if self.contamination == "auto":
-            _, own_weight, own_scores = (
-                np.concatenate(part) for part in zip(*unseen, strict=True)
-            )
-            offset = _quantile(AUTO_P_VALUE, own_scores, own_weight)
+        if is_left_out is None:
+            unseen = _unseen_rows(model, table, self.bandwidth)
+            _, weight, scores = map(np.concatenate, zip(*unseen, strict=True))
+            offset = _quantile(AUTO_P_VALUE, scores, weight)
         else:
-            scores = self._scores(model, model._validate_rows(X))
+            rows = model._validate_rows(X)
+            left_out = rows[is_left_out], weight[is_left_out] / trained_on.sum()
+            unseen = _unseen_rows(model, table, self.bandwidth, *left_out)
+            scores = _scores(model, rows, self.bandwidth)
             offset = _quantile(self.contamination, scores, weight)
-        typical = _typical_surprise(model, table)
-        self.estimator_, self.offset_ = model, offset
-        self._unseen, self._typical = unseen, typical
+        limits, typical = model._units.limited_to(table.X), _typical_surprise(model, table)
+        self.estimator_, self.offset_, self._bandwidth = model, offset, self.bandwidth
+        self._unseen, self._limits, self._typical = unseen, limits, typical
         return self
-
-    def _unseen_rows(self, model, table):
-        """Return for each model rows that it has not seen, their weights and their scores.
-
-        Their unknown cells are filled by a draw: so they can be compared with any row.
-        """
-        rows = table.X.copy()
-        has_holes = rows_with_holes(rows)
-        if has_holes.any():
-            holes, rng = (
-                rows[has_holes].astype(np.float64),
-                np.random.default_rng(model._draws_seed),
-            )
-            (drawn,) = model._draw_incomplete(holes, 1, rng)
-            rows[has_holes] = np.where(np.isnan(holes), drawn, holes)
-        weight = np.ones(len(rows)) if table.weight is None else table.weight
-        folds, n_models = model._folds_of(table, Recipe(**model._recipe)), len(model.modules_)
-        if folds is None:  # all models have seen all rows
-            weight, chosen = weight / n_models, [np.ones(len(rows), bool)] * n_models
-        else:
-            chosen = [folds == i for i in range(n_models)]
-        return [
-            (rows[own], weight[own], self._density(model, rows[own], i))
-            for i, own in enumerate(chosen)
-        ]
-
-    def _density(self, model, rows, member=None):
-        """Return the blurred log density of the known cells of rows, by all models or by one."""
-        log_prob, _ = model._log_density(rows, member, self.bandwidth, tolerance=TOLERANCE)
-        return model._in_units(log_prob, rows)
-
-    def _scores(self, model, rows):
-        """Return the blurred log density of rows; of those with unknown cells what is expected."""
-        has_holes = rows_with_holes(rows)
-        scores = np.empty(len(rows), rows.dtype)
-        if not has_holes.all():
-            scores[~has_holes] = self._density(model, rows[~has_holes])
-        for part in np.array_split(
-            np.flatnonzero(has_holes), -(-has_holes.sum() // N_AT_ONCE) or 1
-        ):
-            if len(part):
-                holes, rng = (
-                    rows[part].astype(np.float64),
-                    np.random.default_rng(model._draws_seed),
-                )
-                drawn = model._draw_incomplete(holes, N_COMPLETIONS, rng, shared=True)
-                whole = np.where(np.isnan(holes), drawn, holes)
-                scores[part] = np.mean([self._density(model, own) for own in whole], 0)
-        return scores
 
     def score_samples(self, X):
         """Return the blurred log density of each row, in nats: the lower, the more abnormal.
@@ -252,9 +210,7 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
             more.
         """
         check_is_fitted(self)
-        rows = self.estimator_._validate_rows(X)
-        self.estimator_._warn_of_unsupported(rows)
-        return self._scores(self.estimator_, rows)
+        return _scores(self.estimator_, self._checked(X), self._bandwidth)
 
     def decision_function(self, X):
         """Return ``score_samples(X) - offset_``: outliers are below zero.
@@ -292,12 +248,15 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
         .. math:: p(x) = \frac{1 + \sum_i \#\{j \in \text{fold } i: s_i(x_j) \le s_i(x)\}}{n + 1}
 
         with the blurred log density s of model i, and n rows in the folds. Each model compares the
-        row with the training rows that it has not seen (cross-conformal prediction [1]_). Rows
-        with unknown cells are compared with at most 256 rows of each model, in which the same
-        cells are hidden; what was unknown in training rows is filled with draws of the model.
-        Where complete rows are like complete training rows, p ≤ α has a probability of about α.
-        The least p-value is 1 / (n + 1). By default all rows are in the folds of the five models;
-        fewer models have fewer folds. Where nothing was held out (few rows, or
+        row with the training rows that it has not seen (cross-conformal prediction [1]_), and with
+        its part of the rows that ``contamination`` has left out. Rows with unknown cells are
+        compared with at most 256 rows of each model, in which the same cells are hidden; what was
+        unknown in training rows is filled with draws of the model. Where complete rows are like
+        complete training rows, p ≤ α has a probability of about α. The least p-value is one over
+        one more than the rows compared with, of which each counts with its weight.
+
+        By default these are all training rows, but for those of a fold beyond 4096; fewer models
+        have fewer folds. Where nothing was held out (few rows, ``max_epochs=0`` or
         ``validation_fraction=None``), all models have seen all rows, and fresh rows have p-values
         that are too small.
 
@@ -317,7 +276,7 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
            Intelligence 74, 2015, arXiv:1208.0806.
         """
         check_is_fitted(self)
-        rows = self.estimator_._validate_rows(X)
+        rows = self._checked(X)
         patterns, own_pattern = np.unique(np.isnan(rows), axis=0, return_inverse=True)
         found = np.empty(len(rows))
         for k, hidden in enumerate(patterns):
@@ -331,10 +290,11 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
             if hidden.any():
                 step = max(1, -(-len(unseen) // N_COMPARED))
                 weight = weight[::step]
-                scores = self._density(model, np.where(hidden, np.nan, unseen[::step]), i)
-            order = np.argsort(scores)
+                alike = np.where(hidden, np.nan, unseen[::step])
+                scores = _density(model, alike, self._bandwidth, i)
+            order, own = np.argsort(scores), _density(model, rows, self._bandwidth, i)
             up_to = np.concatenate([[0.0], np.cumsum(weight[order])])
-            place = np.searchsorted(scores[order], self._density(model, rows, i), side="right")
+            place = np.searchsorted(scores[order], own, side="right")
             below, total = below + up_to[place], total + up_to[-1]
         return below / total
 
@@ -343,12 +303,12 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
 
         .. math:: \text{surprise}_j = \log p(x_{-j}) - \log p(x) - \text{typical}_j
 
-        Of outliers, and of rows with a cell that is surprising at first sight, the most surprising
-        cell is to blame if its surprise is above 4 nats. It counts as unknown for the others, as a
-        wrong cell makes right ones look wrong. So do at most three cells of a row, one after the
-        other. Of such rows all densities are computed, one for each cell and cell to blame, a few
-        milliseconds each. Of other rows, and for what was expected, draws of the latents given the
-        whole row are weighed so that they are draws given all cells but one.
+        A wrong cell makes right ones look wrong. So cells further outside the range of the
+        training rows than that is wide count as unknown for the others; then, where the surprise
+        of a cell is above 4 nats, the most surprising one, three at most. Of rows with a cell that
+        is surprising at first sight all densities are computed, one for each cell and cell to
+        blame, a few milliseconds each. Of other rows, and for what was expected, draws of the
+        latents given the whole row are weighed so that they are draws given all cells but one.
 
         Parameters
         ----------
@@ -380,18 +340,18 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
         model = self.estimator_
         table = model._check_rows(X, reset=False)
         rows = model._with_known_columns(table).astype(np.float64)
-        seen = np.where(model._units.unsupported(rows), np.nan, rows)
-        *moments, log_prob = model._cells_given_others(seen, coverage)
-        surprise = np.where(np.isnan(seen), np.nan, -log_prob - self._typical)
-        is_odd = (surprise > SURPRISING).any(1) | (self._scores(model, rows) < self.offset_)
+        is_possible = ~model._units.unsupported(rows)
+        rows[~is_possible] = np.nan
+        *moments, log_prob = model._cells_given_others(rows, coverage)
+        surprise = np.where(np.isnan(rows), np.nan, -log_prob - self._typical)
+        is_far = self._are_far(rows)
+        is_odd = ((surprise > SUSPICIOUS) | is_far).any(1)
         if is_odd.any():
-            surprise[is_odd], seen[is_odd] = self._blame(seen[is_odd])
-        changed = (np.isnan(seen) & ~np.isnan(rows)).any(1)
-        if changed.any():
-            *again, _ = model._cells_given_others(seen[changed], coverage)
+            surprise[is_odd], seen = self._blame(rows[is_odd], is_far[is_odd])
+            *again, _ = model._cells_given_others(seen, coverage)
             for whole, part in zip(moments, again, strict=True):
-                whole[changed] = part
-        surprise[model._units.unsupported(rows)] = np.inf
+                whole[is_odd] = part
+        surprise[~is_possible] = np.inf
         expected, lower, upper, surprise = map(model._with_all_columns, (*moments, surprise))
         found = Bunch(
             expected=model._with_names(expected), lower=lower, upper=upper, surprise=surprise
@@ -399,23 +359,36 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
         found.frame = _surprising_cells(X, model._with_names(table), model._all_names(), **found)
         return found
 
-    def _blame(self, rows):
+    def _checked(self, X):
+        rows = self.estimator_._validate_rows(X)
+        self.estimator_._warn_of_unsupported(rows)
+        return rows
+
+    def _are_far(self, rows):
+        """Say which cells lie beyond the range of the training rows, widened by itself."""
+        units = self.estimator_._units
+        is_far = (units.forward(rows) != self._limits.forward(rows)).astype(np.float64)
+        return (units.by_column(torch.from_numpy(is_far)).numpy() > 0) & ~np.isnan(rows)
+
+    def _blame(self, rows, is_far):
         """Return the surprise of each cell, and the rows without the cells that are to blame."""
-        seen, found, todo = rows.copy(), np.full(rows.shape, np.nan), np.arange(len(rows))
+        seen, surprise = np.where(is_far, np.nan, rows), np.empty(rows.shape)
+        todo = np.arange(len(rows))
         for n_blamed in range(MAX_BLAMED + 1):
-            surprise = self._surprise(seen[todo])
-            # A cell that is blamed keeps the surprise that it was blamed for.
-            found[todo] = np.where(np.isnan(surprise), found[todo], surprise)
-            surprise = np.nan_to_num(surprise, nan=-np.inf)
-            worst, is_wrong = surprise.argmax(1), (surprise > SURPRISING).any(1)
-            todo, worst = todo[is_wrong], worst[is_wrong]
+            surprise[todo] = self._surprise(rows[todo], seen[todo])
+            left = np.where(np.isnan(seen[todo]), -np.inf, surprise[todo])
+            is_wrong = (left > SURPRISING).any(1)
+            todo, worst = todo[is_wrong], left[is_wrong].argmax(1)
             if n_blamed == MAX_BLAMED or not len(todo):
                 break
             seen[todo, worst] = np.nan
-        return found, seen
+        return surprise, seen
 
-    def _surprise(self, rows):
-        """Return log p(row without the cell) - log p(row) of each known cell, less the typical."""
+    def _surprise(self, rows, seen):
+        """Return log p(others) - log p(others and the cell) for each known cell, less the typical.
+
+        The others are those that are seen; of few of the rows' known cells the cell itself is not.
+        """
         model, found = self.estimator_, np.full(rows.shape, np.nan)
 
         # Of several wrong cells each should count: so there is nothing that bounds the density.
@@ -425,22 +398,79 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
             return model._in_units(model._log_density(rows, **params)[0], rows)
 
         for part in gen_batches(len(rows), max(1, N_AT_ONCE // rows.shape[1])):
-            whole = log_density(rows[part])
+            with_others = log_density(seen[part])
             i, j = np.nonzero(~np.isnan(rows[part]))
-            less = rows[part][i]
-            less[np.arange(len(i)), j] = np.nan
-            found[part][i, j] = log_density(less) - whole[i] - self._typical[j]
+            is_seen, other = ~np.isnan(seen[part][i, j]), seen[part][i]
+            other[np.arange(len(i)), j] = np.where(is_seen, np.nan, rows[part][i, j])
+            gain = np.where(is_seen, 1, -1) * (log_density(other) - with_others[i])
+            found[part][i, j] = gain - self._typical[j]
         return found
+
+
+def _density(model, rows, bandwidth, member=None):
+    """Return the blurred log density of the known cells of rows, by all models or by one."""
+    log_prob, _ = model._log_density(rows, member, bandwidth, tolerance=TOLERANCE)
+    return model._in_units(log_prob, rows)
+
+
+def _scores(model, rows, bandwidth):
+    """Return the blurred log density of rows; of those with unknown cells what is expected."""
+    has_holes = rows_with_holes(rows)
+    scores = np.empty(len(rows), rows.dtype)
+    if not has_holes.all():
+        scores[~has_holes] = _density(model, rows[~has_holes], bandwidth)
+    places = np.flatnonzero(has_holes)
+    for start in range(0, len(places), N_AT_ONCE):
+        own = places[start : start + N_AT_ONCE]
+        whole = _completed(model, rows[own], N_COMPLETIONS, shared=True)
+        scores[own] = np.mean([_density(model, one, bandwidth) for one in whole], 0)
+    return scores
+
+
+def _completed(model, rows, n, shared):
+    """Return rows n times, their unknown cells drawn given the known ones."""
+    rows, rng = rows.astype(np.float64), np.random.default_rng(model._draws_seed)
+    drawn = model._draw_incomplete(rows, n, rng, shared=shared)
+    return np.where(np.isnan(rows), drawn, rows)
+
+
+def _unseen_rows(model, table, bandwidth, left_out=None, left_out_share=None):
+    """Return for each model rows that it has not seen, their weights and their scores.
+
+    They are complete, to be compared with any row: unknown cells are drawn. Rows that were left
+    out, of a weight relative to that of all others, are dealt out to the models.
+    """
+    recipe, n_models = Recipe(**model._recipe), len(model.modules_)
+    folds = model._folds_of(table, recipe)
+    rows, weight = table.X, np.ones(len(table.X)) if table.weight is None else table.weight
+    if folds is None:  # all models have seen all rows
+        rows, weight = np.tile(rows, (n_models, 1)), np.tile(weight / n_models, n_models)
+        folds = np.repeat(np.arange(n_models), len(table.X))
+    n_parts = min(n_models, recipe.n_folds) if recipe.n_folds > 1 else n_models
+    if left_out is not None:
+        total = weight[(folds >= 0) & (folds < n_parts)].sum()
+        rows, weight = np.vstack([rows, left_out]), np.append(weight, total * left_out_share)
+        folds = np.append(folds, np.arange(len(left_out)) % n_parts)
+    found = []
+    for i in range(n_parts):
+        own = folds == i
+        whole, has_holes = rows[own], rows_with_holes(rows[own])
+        if has_holes.any():
+            (whole[has_holes],) = _completed(model, whole[has_holes], 1, shared=False)
+        found.append((whole, weight[own], _density(model, whole, bandwidth, i)))
+    return found
 
 
 def _typical_surprise(model, table):
     """Return the median surprise of each column in some of the training rows."""
     n = min(len(table.X), N_TYPICAL)
-    share = None if table.weight is None else table.weight / table.weight.sum()
-    rng = np.random.default_rng(model._draws_seed)
-    rows = table.X[rng.choice(len(table.X), n, replace=False, p=share)]
-    surprise = np.ma.masked_array(-model._cells_given_others(rows, 0.5)[-1], np.isnan(rows))
-    return np.ma.median(surprise, axis=0).filled(0.0)
+    chosen = np.random.default_rng(model._draws_seed).choice(len(table.X), n, replace=False)
+    rows, weight = table.X[chosen], np.ones(n) if table.weight is None else table.weight[chosen]
+    surprise, typical = -model._cells_given_others(rows, 0.5)[-1], np.zeros(rows.shape[1])
+    for j, is_known in enumerate(~np.isnan(rows).T):
+        if is_known.any():
+            typical[j] = _quantile(0.5, surprise[is_known, j], weight[is_known])
+    return typical
 
 
 def _quantile(share, scores, weight):

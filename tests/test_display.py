@@ -655,6 +655,16 @@ def test_impossible_values_have_the_strongest_colour(frame):
     assert max(green, blue) < 0.2 < red
 
 
+def test_names_of_a_polars_table_are_kept(frame, recwarn):
+    polars = pytest.importorskip("polars")
+    table = polars.from_pandas(frame.data)
+    detector = make_detector(frame).fit(table)
+    made = OutlierDisplay.from_estimator(detector, table, n_rows=2)
+    assert not [w for w in recwarn if "feature names" in str(w.message)]
+    names = [label.get_text() for label in made.ax_.get_xticklabels()]
+    assert set(names) <= set(frame.data.columns)
+
+
 def test_of_many_columns_the_most_surprising_are_drawn():
     X = np.random.default_rng(0).standard_normal((60, 20))
     model = GaussianVAE(2, max_epochs=1, n_estimators=1)

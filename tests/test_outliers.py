@@ -168,6 +168,38 @@ def test_a_gross_error_leaves_right_cells_alone(wrong, max_epochs, random_state)
     np.testing.assert_allclose(found.expected[0], [0.0, 1.0, 0.0], atol=0.3)
 
 
+@pytest.mark.parametrize("n_wrong", [1, 2, 3])
+def test_several_gross_errors_leave_right_cells_alone(n_wrong):
+    rng = np.random.default_rng(1)
+
+    def curve(n):
+        t = rng.uniform(-2, 2, (n, 1))
+        X = np.hstack([t, t**2, np.sin(2 * t), np.cos(2 * t), t**3 / 4])
+        return X + 0.1 * rng.standard_normal(X.shape)
+
+    detector = trained(max_epochs=40).fit(curve(300))
+    truth = curve(40)
+    X, is_wrong = truth.copy(), np.zeros(truth.shape, bool)
+    for i in range(40):
+        is_wrong[i, rng.choice(5, n_wrong, replace=False)] = True
+    X[is_wrong] += rng.choice([-1, 1], is_wrong.sum()) * rng.choice([50, 1000], is_wrong.sum())
+    found = detector.explain(X)
+    assert np.mean(found.surprise[~is_wrong] > 4) < 0.05
+    assert np.mean(found.surprise[is_wrong] > 4) > 0.99
+    error = np.abs(found.expected - truth)[~is_wrong] / truth.std()
+    assert np.quantile(error, 0.9) < 1.5
+
+
+def test_rows_of_which_all_known_cells_are_wrong(gaussian):
+    X = np.array([[500.0, -900.0, 1300.0], [np.nan, 900.0, np.nan], MEAN])
+    found = gaussian.explain(X)
+    np.testing.assert_array_equal(
+        found.surprise > 4, [[True] * 3, [False, True, False], [False] * 3]
+    )
+    one_column = trained().fit(gaussian_rows(100, 0)[:, :1])
+    assert (one_column.explain([[100.0], [0.0]]).surprise[:, 0] > 4).tolist() == [True, False]
+
+
 def test_the_number_of_outliers_is_no_part_of_what_is_said_of_a_row():
     detector = linear().set_params(estimator__n_draws=16).fit(gaussian_rows(2000, 0))
     X = gaussian_rows(1400, 5)
@@ -232,7 +264,7 @@ def test_a_value_that_a_column_cannot_have_is_to_blame():
     assert found.surprise[0, 0] == np.inf
     assert np.isfinite(found.surprise[0, 1])
     assert found.frame["row"][0] == 0
-    assert detector.p_values(rows)[0] == detector.p_values(np.where(rows < 0, -9.0, rows))[0]
+    assert detector.p_values(rows)[0] == pytest.approx(1 / 81)  # two of five folds
 
 
 def test_rows_with_holes_in_training_too():
@@ -287,6 +319,56 @@ def test_rows_that_all_models_have_seen_count_once():
     X = gaussian_rows(50, 1)
     X[:, 0] += 50
     np.testing.assert_allclose(detector.p_values(X), 1 / 41)
+
+
+@pytest.mark.parametrize(
+    ("params", "groups"),
+    [({"validation_fraction": 0.3}, None), ({}, np.arange(300) % 4)],
+)
+def test_fewer_folds_than_models(params, groups):
+    detector = trained(n_estimators=5, **params).fit(gaussian_rows(300, 0), groups=groups)
+    p = detector.p_values(gaussian_rows(300, 1))
+    assert kstest(p, "uniform").statistic < 0.15
+    assert p.min() >= 1 / 301 - 1e-9
+    X = gaussian_rows(1, 1)
+    X[:, 0] += 100
+    np.testing.assert_allclose(detector.p_values(X), 1 / 301)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_p_values_are_uniform_with_rows_left_out_of_the_training(share):
+    detector = trained(n_estimators=5).set_params(contamination=share)
+    detector.fit(gaussian_rows(600, 0))
+    X = gaussian_rows(600, 1)
+    p = detector.p_values(X)
+    assert kstest(p, "uniform").statistic < 0.1
+    X[:, 1] = np.nan
+    assert kstest(detector.p_values(X), "uniform").statistic < 0.12
+
+
+def test_the_bandwidth_of_the_fit_holds():
+    X = gaussian_rows(200, 0)
+    detector = trained().fit(X)
+    answers = detector.predict(X), detector.p_values(X)
+    detector.set_params(bandwidth=3.0)
+    np.testing.assert_array_equal(answers, (detector.predict(X), detector.p_values(X)))
+    assert not np.array_equal(detector.fit(X).score_samples(X), answers[0])
+
+
+def test_rows_of_little_weight_do_not_say_what_is_typical():
+    X = gaussian_rows(400, 0)
+    X[200:] += 6 * np.random.default_rng(0).standard_normal((200, 3))
+    weight = np.repeat([1.0, 1e-3], 200)
+    found = trained().fit(X, sample_weight=weight).explain(X[:200])
+    assert np.median(found.surprise, 0) == pytest.approx(0, abs=0.1)
+
+
+def test_what_is_warned_of_is_said_once():
+    X = np.hstack([gaussian_rows(100, 0), np.full((100, 1), np.nan)])
+    detector = trained(max_epochs=2).set_params(contamination=0.1)
+    with pytest.warns(UserWarning, match="known") as caught:
+        detector.fit(X)
+    assert len(caught) == 1
 
 
 def test_a_change_in_a_constant_column_is_an_outlier():

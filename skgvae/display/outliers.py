@@ -3,7 +3,7 @@
 from numbers import Integral
 
 import numpy as np
-from sklearn.utils import check_scalar
+from sklearn.utils import _safe_indexing, check_scalar
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from .._columns import are_unknown
@@ -88,7 +88,7 @@ class OutlierDisplay:
         estimator, X = model_with("explain", cls.__name__, estimator, X, such_as)
         n_rows = check_scalar(n_rows, "n_rows", Integral, min_val=1, max_val=MAX_ROWS)
         rows = np.argsort(estimator.score_samples(X), kind="stable")[:n_rows]
-        chosen = X.iloc[rows] if hasattr(X, "iloc") else np.asarray(X)[rows]
+        chosen = _safe_indexing(X, rows)
         found = estimator.explain(chosen, coverage=coverage)
         names = getattr(estimator, "feature_names_in_", np.arange(chosen.shape[1]))
         display = cls(
