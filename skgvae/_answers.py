@@ -10,7 +10,7 @@ import torch
 from sklearn.utils import gen_batches
 
 from ._threads import COPYING, limit_openmp, one_openmp_thread
-from .likelihood import MAX_ELEMENTS, at_once, latent_draws
+from .likelihood import MAX_ELEMENTS, at_once, latent_draws, log_factors
 
 # Few, so that with hundreds of columns several draws of each row fit into MAX_ELEMENTS.
 ROWS_PER_CHUNK = 256
@@ -106,10 +106,10 @@ def by_rows(function, arrays, device, forwards=None, inverses=None, size=1, in_o
     return found
 
 
-def sample_components(modules, v1, n_samples, n_draws, tail, rng):
+def sample_components(modules, v1, n_samples, n_draws, wide_share, rng):
     """Draw v2 given v1: of each row and sample a module, z, and the decoder's noise.
 
-    One of all modules' ``n_draws`` components is ``tail`` times as wide.
+    Of all modules' ``n_draws`` components a share is wider than the decoder says.
 
     Returns
     -------
@@ -118,8 +118,8 @@ def sample_components(modules, v1, n_samples, n_draws, tail, rng):
     shape = n_samples, len(v1)
     component = rng.integers(len(modules) * n_draws, size=shape)
     chosen = torch.from_numpy(component // n_draws).to(v1.device)
-    log_factor = np.where(component == 0, np.log(tail), 0.0)[..., None]
-    log_factor = torch.from_numpy(log_factor).to(v1)
+    log_factor = log_factors(len(modules) * n_draws, wide_share)
+    log_factor = log_factor[torch.from_numpy(component)][..., None].to(v1)
     target = 0.0
     for i, module in enumerate(modules):
         loc, log_scale = module.encoder.loc_and_log_scale(v1)

@@ -20,9 +20,6 @@ from ._validation import refuse_dates
 from .likelihood import decoded_components, decoded_moments
 from .nn import pullback_metric
 
-# Of a predictive mixture with so many components one is wider than the others.
-MIN_DRAWS_FOR_TAIL = 100
-
 
 class BaseGaussianVAE(
     CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, FittedVAE
@@ -30,7 +27,7 @@ class BaseGaussianVAE(
     """An encoder of v1 and a Gaussian decoder of v2, behind scikit-learn's API."""
 
     _statistic = "mean"  # what a decoded cell is, of numbers
-    _tail = 1.0  # width of one of the predictive components, relative to the others
+    _wide_share = 0.0  # of the predictive components
 
     @property
     def _n_features_out(self):
@@ -99,26 +96,20 @@ class BaseGaussianVAE(
         )
         return value
 
-    def _tail_factor(self):
-        """Return the factor of one component's scale, which is one if there are few components."""
-        check_is_fitted(self)
-        n_components = self._n_draws_per_module() * len(self.modules_)
-        return self._tail if n_components >= MIN_DRAWS_FOR_TAIL else 1.0
-
     def _mean_and_std(self, X, statistic="mean", with_std=True):
         """Return mean and standard deviation of p(v2 | v1) in units of v2, of validated rows."""
-        tail, units = self._tail_factor(), self._target_units
+        units, wide_share = self._target_units, self._wide_share
         if not (units.is_plain or (units.is_straight and statistic == "mean")):
 
             def summary(modules, v1, draws):
-                components = decoded_components(modules, v1, draws, tail=tail)
+                components = decoded_components(modules, v1, draws, wide_share)
                 return self._summary(modules, *components, statistic, with_std)
 
             size = self._get_valid("n_draws") * units.n_cells
             return self._answer_from_draws(summary, X, size=size)
 
         def function(modules, v1, draws):
-            mean, noise, latent = decoded_moments(modules, v1, draws, tail=tail)
+            mean, noise, latent = decoded_moments(modules, v1, draws, wide_share)
             return mean, torch.sqrt(noise + latent)
 
         inverses = units.inverse_mean, units.inverse_scale
@@ -136,9 +127,9 @@ class BaseGaussianVAE(
         n_samples = check_scalar(n_samples, "n_samples", Integral, min_val=1)
         (seed,) = draw_seeds(random_state, 1)
         rng = np.random.default_rng(seed)
-        n_draws, tail = self._n_draws_per_module(), self._tail_factor()
+        components = self._n_draws_per_module(), self._wide_share
         (target,) = self._answer(
-            lambda modules, v1: (sample_components(modules, v1, n_samples, n_draws, tail, rng),),
+            lambda modules, v1: (sample_components(modules, v1, n_samples, *components, rng),),
             self._validate_rows(X),
             forwards=[self._to_input],
             inverses=[self._target_units.inverse],

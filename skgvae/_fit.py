@@ -45,7 +45,7 @@ DTYPES = [np.float64, np.float32]
 N_DESCRIBED = 10_000
 ACTIVE_KL = 0.01  # nats a row from which a latent component counts as used
 # Raised by each change of what a saved model holds.
-STATE_VERSION = 7
+STATE_VERSION = 8
 
 # Where scikit-learn's HTML representation of an estimator links to.
 DOC_LINK = (
@@ -161,7 +161,8 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
     # Training
 
     def _fit(self, table):
-        """Recipe → units → split → start → train → describe."""
+        """Recipe → units → split → start → train → calibrate → describe."""
+        self._forget_calibration()
         if continues := self._continues():
             self._learn_more(table)
             self._net_params = dict(self.net_params or {})
@@ -521,6 +522,8 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
         ]
         self.n_epochs_ = len(self.history_)
         self.best_epoch_ = n_before + int(net.result_.best_epochs[0])
+        if judged is not None:
+            self._calibrate(valid)
         self._describe(train, is_new=not n_before)
         if self.n_active_components_ == 0:
             warnings.warn(
@@ -530,6 +533,12 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
                 PosteriorCollapseWarning,
                 stacklevel=2,
             )
+
+    def _calibrate(self, valid):
+        """Correct predictions by what each model says of rows that it has not seen."""
+
+    def _forget_calibration(self):
+        """Undo it, to train on."""
 
     def _decodes_input(self):
         """Return whether v2 is X."""

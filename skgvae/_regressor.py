@@ -9,7 +9,9 @@ from sklearn.base import RegressorMixin, _fit_context
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
+from ._answers import cached_draws
 from ._base import BaseGaussianVAE
+from ._calibration import N_DRAWS, WIDE_SHARE, calibrate
 from ._fit import Table
 from ._groups import merge_copies
 from ._mixture import mixture_quantile
@@ -25,6 +27,7 @@ from .likelihood import (
 from .objectives import predictive_bound
 
 MEAN_POWER = 0.5
+LOG_SPREADS = tuple(i / 4 for i in range(-4, 9))  # with the best of which an epoch is judged
 # The largest coverage whose upper quantile, 0.5 + coverage / 2, is below one in float64.
 MAX_COVERAGE = 1 - float(np.finfo(np.float64).eps)
 
@@ -182,7 +185,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     """
 
     _habits = REGRESSION
-    _tail = 3.0
+    _log_spread, _wide_share = None, WIDE_SHARE
 
     def __init__(
         self,
@@ -374,7 +377,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             Var[μ(z)], the variance of the decoder's means over z and over the models of the
             ensemble: spread of y that the latent explains, and where they disagree.
         """
-        moments = partial(decoded_moments, tail=self._tail_factor())
+        moments = partial(decoded_moments, wide_share=self._wide_share)
         _, *parts = self._answer_from_draws(moments, self._validate_rows(X))
         to_units = self._target_units.inverse_variance
         noise, latent = (self._keep_shape(to_units(part)) for part in parts)
@@ -403,7 +406,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         if not np.all((quantiles > 0) & (quantiles < 1)):
             raise ValueError(f"quantiles must lie in (0, 1), got {quantiles.tolist()!r}.")
 
-        decoded = partial(decoded_components, tail=self._tail_factor())
+        decoded = partial(decoded_components, wide_share=self._wide_share)
 
         def function(modules, v1, draws):
             components = [part.double() for part in decoded(modules, v1, draws)]
@@ -465,9 +468,9 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             raise ValueError(
                 f"y has {y.shape[1]} targets, but the model was fitted to {n_targets}."
             )
-        draws, tail, dtype = self._draws(), self._tail_factor(), X.dtype
+        draws, share, dtype = self._draws(), self._wide_share, X.dtype
         (log_prob,) = self._answer(
-            lambda modules, v1, v2: (predictive_log_prob(modules, v1, v2, draws, tail=tail),),
+            lambda modules, v1, v2: (predictive_log_prob(modules, v1, v2, draws, share),),
             X,
             y,
             forwards=[self._to_input, lambda y: self._target_units.forward(y, dtype)],
@@ -513,7 +516,31 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         return self.module_.decoder.family
 
     def _criterion_params(self):
-        return {"criterion__bound": predictive_bound, "criterion__mean_power": MEAN_POWER}
+        return {
+            "criterion__bound": predictive_bound,
+            "criterion__mean_power": MEAN_POWER,
+            "criterion__log_spreads": LOG_SPREADS,
+        }
+
+    def _calibrate(self, valid):
+        if not all(hasattr(module.decoder, "scale_noise_") for module in self.modules_):
+            return  # a decoder of the user's own
+        modules = [self._to_double(module) for module in self.modules_]
+        draws = cached_draws(N_DRAWS, self.n_components_, self._draws_seed)
+        floor = torch.from_numpy(self._module_spec["min_noise"])
+        found = calibrate(modules, valid, draws, floor)
+        if found is not None:
+            self._log_spread, self._wide_share = found.log_spread.numpy(), found.wide_share
+            self._scale_noise(self._log_spread)
+
+    def _forget_calibration(self):
+        if self._log_spread is not None:
+            self._scale_noise(-self._log_spread)
+        self._log_spread, self._wide_share = None, WIDE_SHARE
+
+    def _scale_noise(self, log_factor):
+        for module in self.modules_:
+            module.decoder.scale_noise_(torch.from_numpy(log_factor))
 
     def _start(self, module, rows, i):
         # Narrow posteriors: from wide ones training first has to learn that x matters.
@@ -526,7 +553,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
 
         Both of shape (n_draws, n_samples, n_targets): what the metrics are made of.
         """
-        decoded = partial(decoded_components, tail=self._tail_factor())
+        decoded = partial(decoded_components, wide_share=self._wide_share)
 
         def function(modules, v1, draws):
             loc, scale = decoded(modules, v1, draws)
@@ -538,7 +565,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         return self._target_units.inverse_mean(loc), self._target_units.inverse_scale(scale)
 
     def _mean_and_covariance(self, X):
-        function = partial(decoded_covariance, tail=self._tail_factor())
+        function = partial(decoded_covariance, wide_share=self._wide_share)
         X = self._validate_rows(X)
         mean, covariance = self._answer_from_draws(function, X, size=self._n_components_decoded)
         mean = self._keep_shape(self._target_units.inverse_mean(mean))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ._calibration import spread_cost
 from ._optimizer import StackOptimizer
 from ._rows import Batch, StackedRows, batches, count_batches
 from ._stack import ModuleStack
@@ -164,7 +165,8 @@ def train(
     n_batches, n_steps = count_batches(rows, plan.batch_size), 0
     try:
         if valid is not None and plan.max_epochs:
-            best.judge_start(evaluate(stack, criterion, valid, plan, seeds, by_rows=True))
+            losses = evaluate(stack, criterion, valid, plan, seeds, by_rows=True)
+            best.judge_start(losses, getattr(criterion, "log_spreads", None))
         for epoch in range(1, plan.max_epochs + 1):
             hooks.on_epoch_begin()
             stack.train()
@@ -186,14 +188,18 @@ def train(
             record = _record("train", found._fields, terms, counts)
             lost = best.restart(record["train_loss"], average, optimizer, epoch)
             hooks.on_weights(average)
+            judged = {}
             if valid is not None:
                 stack.bind_(average)
                 judged = evaluate(stack, criterion, valid, plan, seeds, hooks, best.ceiling)
                 stack.bind_()
-                record |= {f"valid_{name}": values for name, values in judged.items()}
-            record["valid_loss_best"] = best.update(
-                epoch, average, record.pop("valid_clipped", None), lost
-            )
+            clipped, at_spreads = judged.pop("clipped", None), judged.pop("at_spreads", None)
+            is_best, spreads = best.update(epoch, average, clipped, lost)
+            if at_spreads is not None:
+                at_spreads = at_spreads + np.repeat(best.costs, best.n_alike, 1)
+                judged["loss"] = np.take_along_axis(at_spreads, spreads[None], 0)[0]
+            record |= {f"valid_{name}": values for name, values in judged.items()}
+            record["valid_loss_best"] = is_best
             result.records.append(record)
             if hooks.on_epoch_end(record) or best.has_ended():
                 break
@@ -245,7 +251,9 @@ def evaluate(
     stack, criterion, rows, plan, seeds, hooks
         As for :func:`train`.
     ceiling : Tensor of shape (M,), optional
-        Losses of rows above it count as it in ``clipped``, one more part.
+        Two more parts are returned then, of shape (S, M) for the S spreads of the criterion, or
+        for one: the losses ``at_spreads``, and ``clipped``, in which losses of rows above the
+        ceiling count as it.
     by_rows : bool
         Whether to return the losses of all rows of each model in place of means.
     """
@@ -253,14 +261,21 @@ def evaluate(
     generators = seeded(seeds, stack)
     listens = hooks is not None and hooks.sees_batches
     terms, counts, losses = [], [], []
+    log_spreads = None if ceiling is None else getattr(criterion, "log_spreads", None)
+    more = {} if log_spreads is None else {"log_spreads": log_spreads}
     for batch, n_own in batches(rows, _VALID_ROWS):
         if listens:
             hooks.on_batch_begin(batch, n_own[0], False)
         with torch.no_grad():
-            found = _loss(stack, criterion, batch, n_own, plan.n_valid_draws, generators)
+            found = _loss(stack, criterion, batch, n_own, plan.n_valid_draws, generators, **more)
+            at_spreads = [found.loss]
+            if log_spreads is not None:
+                at_spreads = list(found.loss)
+                found = found._replace(loss=found.loss[log_spreads.index(0)])
             means = [term.mean(-1) for term in found]
             if ceiling is not None:
-                means.append(_mean_up_to(ceiling, found.loss, n_own))
+                means += [loss.mean(-1) for loss in at_spreads]
+                means += [_mean_up_to(ceiling, loss, n_own) for loss in at_spreads]
         terms.append(torch.stack(means))
         counts.append(n_own)
         if by_rows:
@@ -271,8 +286,11 @@ def evaluate(
             hooks.on_batch_end(batch, n_own[0], False, means[0])
     if by_rows:
         return [torch.cat(parts) for parts in zip(*losses, strict=True)]
-    names = found._fields if ceiling is None else (*found._fields, "clipped")
-    return _record(None, names, terms, counts)
+    record = _record(None, range(len(means)), terms, counts)
+    named = {name: record.pop(i) for i, name in enumerate(found._fields)}
+    if ceiling is not None:
+        named["at_spreads"], named["clipped"] = np.split(np.stack(list(record.values())), 2)
+    return named
 
 
 def _mean_up_to(ceiling, losses, n_own):
@@ -290,7 +308,7 @@ def seeded(seeds: Sequence[int], stack: ModuleStack) -> list[torch.Generator]:
     return [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
 
-def _loss(stack, criterion, batch, n_own, n_draws, generators):
+def _loss(stack, criterion, batch, n_own, n_draws, generators, **params):
     n_rows, n_features = batch.v1.shape[-2], criterion.noise_features(stack)
     eps = []
     for n, generator in zip(n_own, generators, strict=True):
@@ -301,7 +319,9 @@ def _loss(stack, criterion, batch, n_own, n_draws, generators):
     if batch.label is not None:
         weights = batch.weight, batch.label, batch.label_weight
     known = {} if batch.known is None else {"known": batch.known}
-    return criterion.by_rows(stack, batch.v1, batch.v2, torch.stack(eps), *weights, **known)
+    return criterion.by_rows(
+        stack, batch.v1, batch.v2, torch.stack(eps), *weights, **known, **params
+    )
 
 
 def _move_shared_noise(stack, criterion, optimizer):
@@ -342,9 +362,10 @@ class _Best:
         self.losses, self.in_training = np.full(n, math.inf), np.full(n, True)
         self.n_alike = len(stack) // n  # models of a group
         self._of_models = np.full(len(stack), math.nan)  # losses with the weights that are kept
+        self.costs = np.zeros((1, n))  # of each spread and group
         self._has_warned = False
 
-    def judge_start(self, losses):
+    def judge_start(self, losses, log_spreads):
         """Judge the start by the losses of the rows of each model."""
         losses = [torch.nan_to_num(own, nan=math.inf, posinf=math.inf) for own in losses]
         low, high = torch.stack([_quartiles(own) for own in losses], 1)
@@ -354,6 +375,9 @@ class _Best:
         clipped = zip(losses, self.ceiling, strict=True)
         counts = np.reshape([len(own) for own in losses], (-1, self.n_alike))
         self._trims = counts.min(1) >= _TRIMMED_FROM
+        if log_spreads is not None:
+            costs = spread_cost(torch.tensor(log_spreads, device="cpu")).numpy()
+            self.costs = costs[:, None] / counts.sum(1)
         means = torch.stack([own.clamp(max=ceiling).mean() for own, ceiling in clipped])
         self._of_models = means.cpu().double().numpy()
         self.losses = self._judge(self._of_models)
@@ -386,14 +410,20 @@ class _Best:
         return lost
 
     def update(self, epoch, average, losses, lost):
-        """Keep the weights of groups for which this is the best epoch; say of each model."""
+        """Keep the weights of groups for which this is the best epoch.
+
+        Return of each model whether it is, and which of the spreads its group is judged with.
+        """
+        spreads = np.zeros(len(self._of_models), int)
         self.last_epochs[self.in_training] = epoch
         self.in_training &= ~lost.reshape(-1, self.n_alike).all(1)
         better = self.in_training.copy()
         if losses is not None:
-            lost = lost | ~np.isfinite(losses)
+            lost = lost | ~np.isfinite(losses).all(0)
             losses = np.where(lost, self._of_models, losses)
-            judged = self._judge(losses)
+            of_spreads = np.stack([self._judge(own) for own in losses]) + self.costs
+            spreads = np.repeat(of_spreads.argmin(0), self.n_alike)
+            judged, losses = of_spreads.min(0), np.take_along_axis(losses, spreads[None], 0)[0]
             better &= judged < self.losses
             self.losses[better] = judged[better]
             self._of_models = np.where(np.repeat(better, self.n_alike), losses, self._of_models)
@@ -409,7 +439,7 @@ class _Best:
         before, length = self.cycle_at(epoch)
         if epoch == before + length:
             self.in_training &= epoch - self.epochs < _LATE * length
-        return of_models
+        return of_models, spreads
 
     def has_ended(self):
         """Say whether no group is in training any more."""

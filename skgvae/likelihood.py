@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 MAX_SOBOL = 1024
+WIDE = 3.0  # how many times as wide as others a wide component of a predictive mixture is
 # Numbers in the widest intermediate array: 4 MB of float64. Larger ones leave the cache, and the
 # system hands out the memory of each anew, which takes longer than to compute them.
 MAX_ELEMENTS = 2**19
@@ -139,7 +140,7 @@ def lower_bound(
 
 @torch.no_grad()
 def decoded_moments(
-    vaes: nn.Module | Sequence[nn.Module], v1: Tensor, draws: Tensor, tail: float = 1.0
+    vaes: nn.Module | Sequence[nn.Module], v1: Tensor, draws: Tensor, wide_share: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the moments of p(v2 | v1) = E[p(v2 | z)] over z ~ q(z | v1) and over the models.
 
@@ -149,8 +150,9 @@ def decoded_moments(
         One model or several.
     v1, draws
         As above.
-    tail : float
-        Factor of the standard deviation of one component, the first draw of the first model.
+    wide_share : float
+        Share of the components, to the nearest one, that are three times as wide as the decoder
+        says; they are spread over the draws evenly.
 
     Returns
     -------
@@ -162,7 +164,7 @@ def decoded_moments(
     mean = noise = square = 0.0
     # Moments about the decoded posterior mean: the square of a large mean would cancel.
     centre = vaes[0].decoder.loc_and_log_scale(vaes[0].encoder.loc_and_log_scale(v1)[0])[0]
-    for loc, log_scale in _decoded(vaes, v1, draws, tail):
+    for loc, log_scale in _decoded(vaes, v1, draws, wide_share):
         deviation = loc - centre
         mean = mean + deviation.sum(0)
         square = square + deviation.square().sum(0)
@@ -178,29 +180,29 @@ def predictive_log_prob(
     v1: Tensor,
     v2: Tensor,
     draws: Tensor,
-    tail: float = 1.0,
+    wide_share: float = 0.0,
 ) -> Tensor:
     r"""Return log p(v2 | v1) = log E[p(v2 | z)] over z ~ q(z | v1) and the models, in nats.
 
     Parameters
     ----------
-    vaes, v1, v2, draws, tail
+    vaes, v1, v2, draws, wide_share
         As above.
     """
-    decoded = _decoded(vaes, v1, draws, tail)
+    decoded = _decoded(vaes, v1, draws, wide_share)
     model = _models(vaes)[0]
     return _log_mean_exp(decoded_log_prob(model, v2, *parameters) for parameters in decoded)
 
 
 @torch.no_grad()
 def decoded_components(
-    vaes: nn.Module | Sequence[nn.Module], v1: Tensor, draws: Tensor, tail: float = 1.0
+    vaes: nn.Module | Sequence[nn.Module], v1: Tensor, draws: Tensor, wide_share: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Return the components of p(v2 | v1), a mixture with equal weights.
 
     Parameters
     ----------
-    vaes, v1, draws, tail
+    vaes, v1, draws, wide_share
         As above.
 
     Returns
@@ -208,14 +210,16 @@ def decoded_components(
     loc, scale : Tensor of shape (K, n_samples, out_features)
         Of the decoder's noise; for normal noise mean and standard deviation.
     """
-    parts = [(loc, log_scale.expand_as(loc)) for loc, log_scale in _decoded(vaes, v1, draws, tail)]
+    parts = [
+        (loc, log_scale.expand_as(loc)) for loc, log_scale in _decoded(vaes, v1, draws, wide_share)
+    ]
     loc, log_scale = (torch.cat(part) for part in zip(*parts, strict=True))
     return loc, log_scale.exp()
 
 
 @torch.no_grad()
 def decoded_covariance(
-    vaes: nn.Module | Sequence[nn.Module], v1: Tensor, draws: Tensor, tail: float = 1.0
+    vaes: nn.Module | Sequence[nn.Module], v1: Tensor, draws: Tensor, wide_share: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Return mean and covariance of p(v2 | v1).
 
@@ -224,7 +228,7 @@ def decoded_covariance(
 
     Parameters
     ----------
-    vaes, v1, draws, tail
+    vaes, v1, draws, wide_share
         As above.
 
     Returns
@@ -232,7 +236,7 @@ def decoded_covariance(
     mean : Tensor of shape (n_samples, out_features)
     covariance : Tensor of shape (n_samples, out_features, out_features)
     """
-    loc, scale = decoded_components(vaes, v1, draws, tail)
+    loc, scale = decoded_components(vaes, v1, draws, wide_share)
     mean = loc.mean(0)
     deviation = loc - mean
     latent = torch.einsum("kni,knj->nij", deviation, deviation) / len(loc)
@@ -292,18 +296,26 @@ def _log_mean_exp(chunks):
     return total - math.log(n_draws)
 
 
-def _decoded(vaes, v1, draws, tail):
+def _decoded(vaes, v1, draws, wide_share):
     # Mean and log scale of p(v2 | z) at the draws of z ~ q(z | v1), in chunks of draws.
-    log_tail = math.log(tail)
+    log_factor = log_factors(len(draws), wide_share).to(v1)
+    start = 0
     for vae, own in _share_out(draws, vaes):
         m, log_s = vae.encoder.loc_and_log_scale(v1)
         for eps in draws_at_once(widest(vae.decoder), v1, own):
             loc, log_scale = vae.decoder.loc_and_log_scale(torch.addcmul(m, log_s.exp(), eps))
-            if log_tail:  # once
-                log_scale = log_scale.expand_as(loc).clone()
-                log_scale[0] += log_tail
-                log_tail = 0.0
+            end = start + len(eps)
+            if wide_share:
+                log_scale = log_scale.expand_as(loc) + log_factor[start:end, None, None]
+            start = end
             yield loc, log_scale
+
+
+def log_factors(n_draws: int, wide_share: float) -> Tensor:
+    """Return what is added to the log scale of each component, of shape (n_draws,)."""
+    n_wide = round(wide_share * n_draws)
+    before = torch.arange(n_draws + 1, device="cpu") * n_wide // n_draws
+    return math.log(WIDE) * before.diff().double()
 
 
 def widest(module: nn.Module) -> int:

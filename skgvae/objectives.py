@@ -7,7 +7,7 @@ reconstruction and KL must not depend on how many columns there are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -215,6 +215,7 @@ def predictive_bound(
     kl_weight: float | Tensor = 1.0,
     mean_power: float = 0.0,
     known: Tensor | None = None,
+    log_spreads: Sequence[float] | None = None,
 ) -> Bound:
     r"""Return the predictive log density of each row less the weighted KL.
 
@@ -235,6 +236,8 @@ def predictive_bound(
         is too rigid to fit all rows, the stationary point is not.
     known
         As for :func:`elbo`.
+    log_spreads : sequence of float, optional
+        Logarithms of factors of σ(z). The value has one more axis, the first, for these.
 
     References
     ----------
@@ -252,7 +255,15 @@ def predictive_bound(
         decoded = centre + factor * (decoded - centre)
     log_lik = decoded_log_prob(vae, v2, decoded, decoded_log_scale, known)
     kl = _divergence(vae.prior, loc, log_scale, z, eps)
-    return Bound(log_mean_exp(log_lik, -2) - kl_weight * kl, -log_lik.mean(-2), kl)
+    if log_spreads is None:
+        value = log_mean_exp(log_lik, -2)
+    else:
+        at_spreads = (
+            decoded_log_prob(vae, v2, decoded, decoded_log_scale + log_spread, known)
+            for log_spread in log_spreads
+        )
+        value = torch.stack([log_mean_exp(log_lik, -2) for log_lik in at_spreads])
+    return Bound(value - kl_weight * kl, -log_lik.mean(-2), kl)
 
 
 class LossTerms(NamedTuple):
@@ -274,6 +285,9 @@ class NegativeBound(nn.Module):
         Weight of the KL term; of a stack of modules it may be one for each.
     n_draws : int
         Draws of z for each row in training.
+    log_spreads : sequence of float, optional
+        Of :func:`predictive_bound`: models are judged by the best of the losses that they would
+        have with so much more or less noise, as that is corrected after training.
     **params
         Further parameters of the bound.
     """
@@ -285,12 +299,14 @@ class NegativeBound(nn.Module):
         bound: Callable = elbo,
         kl_weight: float | Tensor = 1.0,
         n_draws: int = 1,
+        log_spreads: Sequence[float] | None = None,
         **params: float,
     ):
         super().__init__()
         self.bound = bound
         self.kl_weight = kl_weight
         self.n_draws = n_draws
+        self.log_spreads = log_spreads
         self.params = params
 
     def noise_features(self, vae: nn.Module) -> int:
@@ -327,9 +343,15 @@ class NegativeBound(nn.Module):
         eps: Tensor,
         weight: Tensor | None = None,
         known: Tensor | None = None,
+        **params,
     ) -> LossTerms:
-        """Return the same for each row, of shape (*); parameters as for :meth:`forward`."""
-        params = self.params if known is None else {**self.params, "known": known}
+        """Return the same for each row, of shape (*); parameters as for :meth:`forward`.
+
+        Further ones are parameters of the bound.
+        """
+        params = {**self.params, **params}
+        if known is not None:
+            params["known"] = known
         return self.weigh(self.bound(vae, v1, v2, eps, self.kl_weight, **params), weight)
 
     def weigh(self, bound: Bound, weight: Tensor | None = None) -> LossTerms:

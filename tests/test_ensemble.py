@@ -135,8 +135,11 @@ def test_all_models_keep_the_epoch_that_is_best_on_average(n_estimators, small):
     assert len(set(losses.argmin(0))) > 1  # they would choose otherwise
     seen = watch.weights_[model.best_epoch_ - 1]
     for module, weights in zip(model.modules_, seen, strict=True):
-        for name, weight in module.state_dict().items():
-            assert torch.equal(weight, weights[name]), name
+        state, moved = module.state_dict(), ("decoder.log_scale.bias", "decoder.bound.centre")
+        for name, weight in state.items():
+            assert torch.equal(weight, weights[name]) or name in moved, name
+        # The noise is scaled after training.
+        torch.testing.assert_close(*(state[name] - weights[name] for name in moved))
 
 
 def test_each_model_starts_from_its_own_rows(small):
@@ -558,27 +561,26 @@ def test_partial_fit_from_the_start(diabetes):
     assert scores[-1] > scores[0]
 
 
-# The tail
+# Wide components
 
 
-class WithTail(GaussianVAERegressor):
-    _tail = 4.0
+def with_share(wide_share, X, y, **params):
+    model = GaussianVAERegressor(random_state=0, **params).fit(X, y)
+    model._wide_share = wide_share
+    return model
 
 
-class WithoutTail(GaussianVAERegressor):
-    _tail = 1.0
-
-
-def test_the_tail_is_one_component_with_a_larger_scale(diabetes):
+def test_wide_components_have_a_larger_scale(diabetes):
     X, y = diabetes
     y = y + np.random.default_rng(0).uniform(size=len(y))  # of integers there are no densities
-    params = {"n_estimators": 3, "random_state": 0, **FAST, "n_draws": 120}
-    model, plain = WithTail(**params).fit(X, y), WithoutTail(**params).fit(X, y)
+    params = {"n_estimators": 3, **FAST, "n_draws": 120}
+    model, plain = (with_share(share, X, y, **params) for share in (1 / 60, 0.0))
     loc, scale = (part[..., 0] for part in model._predict_components(X))
     plain_loc, plain_scale = (part[..., 0] for part in plain._predict_components(X))
     np.testing.assert_array_equal(loc, plain_loc)
-    np.testing.assert_allclose(scale[0], 4 * plain_scale[0])
-    np.testing.assert_array_equal(scale[1:], plain_scale[1:])
+    is_wide = np.isin(np.arange(120), [59, 119])
+    np.testing.assert_allclose(scale[is_wide], 3 * plain_scale[is_wide])
+    np.testing.assert_array_equal(scale[~is_wide], plain_scale[~is_wide])
     mean, std = model.predict(X, return_std=True)
     np.testing.assert_allclose(mean, loc.mean(0))
     np.testing.assert_allclose(std**2, (scale**2).mean(0) + loc.var(0), rtol=1e-6)
@@ -590,9 +592,8 @@ def test_the_tail_is_one_component_with_a_larger_scale(diabetes):
     assert model.score_samples(X[:1], far) > plain.score_samples(X[:1], far) + 10
 
 
-def test_few_components_have_no_tail(diabetes):
+def test_few_components_have_none_that_is_wide(diabetes):
     X, y = diabetes
-    params = {"n_estimators": 1, "random_state": 0, **FAST}
-    models = [kind(**params).fit(X, y) for kind in (WithTail, WithoutTail)]
-    densities = [model.score_samples(X, y) for model in models]
+    params = {"n_estimators": 1, **FAST, "n_draws": 64}
+    densities = [with_share(w, X, y, **params).score_samples(X, y) for w in (1 / 256, 0.0)]
     np.testing.assert_array_equal(*densities)

@@ -99,8 +99,8 @@ def spoiled(criterion, at, value):
     class Spoiled(criterion):
         n_seen = 0
 
-        def by_rows(self, *args):
-            terms = super().by_rows(*args)
+        def by_rows(self, *args, **params):
+            terms = super().by_rows(*args, **params)
             self.n_seen += torch.is_grad_enabled()
             if torch.is_grad_enabled() and self.n_seen == at:
                 return terms._replace(loss=terms.loss * value)

@@ -27,7 +27,7 @@ RANKS = (
     ("nn",),
     ("_stack", "likelihood"),
     ("_optimizer", "_proposals"),
-    ("_density",),
+    ("_calibration", "_density"),
     ("_posterior",),
     ("_training", "_progress"),
     ("_random",),

@@ -165,7 +165,7 @@ def test_no_variance_is_negative():
 
 
 @torch.no_grad()
-def components_by_a_loop(vaes, v1, draws, tail):
+def components_by_a_loop(vaes, v1, draws, wide):
     """Return mean and scale of each component, of shape (K, n, 4): draws shared out in turn."""
     locs, scales = [], []
     own = len(draws) // len(vaes)
@@ -174,21 +174,23 @@ def components_by_a_loop(vaes, v1, draws, tail):
         q = vae.encoder(v1)
         p = vae.decoder(q.mean + q.stddev * eps)
         locs.append(p.mean)
-        scales.append(p.stddev * (tail if k == 0 else 1))
+        scales.append(p.stddev * (3 if k in wide else 1))
     return torch.stack(locs), torch.stack(scales)
 
 
-@pytest.mark.parametrize("tail", [1.0, 3.0])
+@pytest.mark.parametrize(("wide_share", "wide"), [(0.0, []), (0.17, [5]), (0.5, [1, 3, 5])])
 @pytest.mark.parametrize("n_models", [1, 3])
 @pytest.mark.parametrize("noise", ["heteroscedastic", "homoscedastic"])
 @pytest.mark.parametrize("at_once", [1, 2, 100])
-def test_mixtures_of_models_against_a_loop(noise, n_models, tail, at_once, monkeypatch):
+def test_mixtures_of_models_against_a_loop(
+    noise, n_models, wide_share, wide, at_once, monkeypatch
+):
     monkeypatch.setattr(likelihood, "MAX_ELEMENTS", 5 * 64 * at_once)
     vaes = make_vaes(n_models, noise)
     assert max(max(p.shape, default=1) for p in vaes[0].decoder.parameters()) == 64
     v1, v2, draws = torch.randn(5, 3), torch.randn(5, 4), latent_draws(6, 2, 0)
-    params = {} if tail == 1 else {"tail": tail}  # one is the default
-    loc, scale = components_by_a_loop(vaes, v1, draws, tail)
+    params = {"wide_share": wide_share} if wide else {}  # zero is the default
+    loc, scale = components_by_a_loop(vaes, v1, draws, wide)
     for found, expected in zip(
         decoded_components(vaes, v1, draws, **params), (loc, scale), strict=True
     ):

@@ -247,6 +247,26 @@ class GaussianMLP(nn.Module):
             self.floor_shared_noise_()
 
     @torch.no_grad()
+    def scale_noise_(self, log_factor: Tensor) -> None:
+        """Multiply σ by a factor for every x; its bounds too.
+
+        Parameters
+        ----------
+        log_factor : Tensor of shape (out_features,)
+            Logarithm of the factor of each output. If all outputs have one σ, the mean counts.
+        """
+        if self.per_row:
+            log_factor = log_factor.to(self.log_scale.bias)
+            self.log_scale.bias.add_(log_factor)
+            self.bound.centre = self.bound.centre + log_factor
+        else:
+            log_factor = log_factor.to(self.shared_log_scale)
+            if len(self.shared_log_scale) < self.out_features:
+                log_factor = log_factor.mean(0, keepdim=True)
+            self.shared_log_scale.add_(log_factor)
+            self.min_log_scale.add_(log_factor)
+
+    @torch.no_grad()
     def reset_outputs_(self, which: Tensor) -> None:
         """Make some outputs N(0, 1) whatever the input.
 

@@ -1,0 +1,184 @@
+"""Are predictions as wide as rows that no model has seen say?"""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.datasets import make_friedman1
+
+from skgvae import GaussianVAERegressor
+from skgvae._calibration import HeldOut, fit_spread
+from skgvae.metrics import coverage_score
+from skgvae.nn import GaussianMLP
+from skgvae.nn.noise import GaussianNoise
+
+
+def held_out(y, scale=1.0, loc=0.0, weight=None):
+    """Return predictions N(loc, scale²) of rows, the same in two draws."""
+    y = torch.as_tensor(y).reshape(len(y), -1)
+    shape = 2, *y.shape
+    weight = torch.ones(len(y), dtype=torch.float64) if weight is None else torch.as_tensor(weight)
+    loc = torch.full(shape, loc, dtype=torch.float64)
+    log_scale = torch.as_tensor(scale, dtype=torch.float64).log().expand(shape)
+    return HeldOut(loc, log_scale, y, weight)
+
+
+def spread_of(*parts):
+    log_spread, wide_share = fit_spread(parts, GaussianNoise.log_prob)
+    return log_spread.exp().numpy(), wide_share
+
+
+@pytest.mark.parametrize(("n", "std"), [(30, 0.5), (30, 1.0), (500, 0.5), (500, 1.0), (500, 3.0)])
+def test_spread_of_normal_errors_has_a_closed_form(n, std):
+    # Quantiles, of which no share of wide components would be better.
+    y = std * stats.norm.ppf((np.arange(n) + 0.5) / n)
+    # The derivative of sum log N(y; 0, f²) - 50 (log f + 1 / (2 f²)) is zero at
+    expected = np.sqrt((np.square(y).sum() + 50) / (n + 50))
+    found, wide_share = spread_of(held_out(y))
+    assert found == pytest.approx(expected, rel=0.03)
+    assert wide_share < 0.03
+    if n == 500 and std == 1:
+        assert found == pytest.approx(1, abs=0.02)
+
+
+def test_few_rows_move_little():
+    y = 3 * stats.norm.ppf((np.arange(30) + 0.5) / 30)
+    spread, wide_share = spread_of(held_out(y))
+    assert 1.2 < spread**2 * (1 + 8 * wide_share) < 7  # nine is what they say
+
+
+def test_each_target_has_its_spread():
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((4000, 2)) * [3.0, 0.2]
+    found, _ = spread_of(held_out(y, scale=[2.0, 0.1]))
+    np.testing.assert_allclose(found, [1.5, 2.0], rtol=0.04)
+
+
+def test_share_of_wide_components_is_that_of_wide_errors():
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal(20_000) * np.where(rng.random(20_000) < 0.15, 3.0, 1.0)
+    found, wide_share = spread_of(held_out(y))
+    assert wide_share == pytest.approx(0.15, abs=0.03)
+    assert found == pytest.approx(1, abs=0.03)
+
+
+def test_weights_are_repeated_rows():
+    y = np.random.default_rng(0).standard_normal(60) * 2
+    weight = np.random.default_rng(1).integers(0, 4, 60).astype(float)
+    weighted, repeated = held_out(y, weight=weight), held_out(np.repeat(y, weight.astype(int)))
+    for a, b in zip(spread_of(weighted), spread_of(repeated), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3)
+    for a, b in zip(spread_of(weighted, repeated), spread_of(repeated, repeated), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3)
+
+
+@pytest.mark.parametrize("noise", ["heteroscedastic", "homoscedastic", "isotropic"])
+def test_noise_is_scaled_exactly_and_back(noise):
+    decoder = GaussianMLP(3, 2, (8,), noise=noise)
+    z = 3 * torch.randn(50, 3)
+    factor = torch.tensor([2.0, 0.25]) if noise != "isotropic" else torch.full((2,), 2.0)
+    before = decoder(z)
+    decoder.scale_noise_(factor.log())
+    after = decoder(z)
+    torch.testing.assert_close(after.mean, before.mean)
+    torch.testing.assert_close(after.stddev, factor * before.stddev)
+    decoder.scale_noise_(-factor.log())
+    torch.testing.assert_close(decoder(z).stddev, before.stddev)
+
+
+def friedman(n, seed, noise=1.0):
+    return make_friedman1(n, n_features=8, noise=noise, random_state=seed)
+
+
+@pytest.fixture(scope="module", name="long")
+def trained_for_long():
+    # So long that without a correction the noise is much too small.
+    X, y = friedman(300, 0)
+    params = {"max_epochs": 150, "hidden_layer_sizes": (64, 64), "random_state": 0}
+    return GaussianVAERegressor(**params).fit(X, y)
+
+
+def test_intervals_hold_as_many_fresh_rows_as_they_should(long):
+    X, y = friedman(2000, 1)
+    for coverage in (0.5, 0.8, 0.9, 0.95):
+        assert coverage_score(long, X, y, coverage=coverage) == pytest.approx(coverage, abs=0.05)
+
+
+def test_one_scale_for_all_answers(long):
+    X, _ = friedman(40, 2)
+    mean, std = long.predict(X, return_std=True)
+    _, variance = long.predict(X, return_cov=True)
+    noise, latent = long.predict_variance(X)
+    np.testing.assert_allclose(std**2, variance, rtol=1e-6)
+    np.testing.assert_allclose(std**2, noise + latent, rtol=1e-6)
+    draws = long.sample(X, 20_000, random_state=0)
+    np.testing.assert_allclose(draws.mean(0), mean, atol=0.1)
+    np.testing.assert_allclose(draws.std(0), std, rtol=0.06)
+    low, high = long.predict_interval(X, 0.8).T
+    inside = (draws > low) & (draws < high)
+    np.testing.assert_allclose(inside.mean(0), 0.8, atol=0.02)
+    # The density integrates to one, and to the interval's probability.
+    for i in range(5):
+        t = np.linspace(mean[i] - 12 * std[i], mean[i] + 12 * std[i], 4001)
+        density = np.exp(long.score_samples(np.repeat(X[i : i + 1], len(t), 0), t))
+        step = t[1] - t[0]
+        assert density.sum() * step == pytest.approx(1, abs=1e-3)
+        assert density[(t > low[i]) & (t < high[i])].sum() * step == pytest.approx(0.8, abs=5e-3)
+
+
+def test_the_module_has_the_scale_too(long):
+    X_train, y_train = friedman(300, 0)
+    X, _ = friedman(20, 2)
+    v1 = torch.from_numpy((X - X_train.mean(0)) / X_train.std(0)).float()
+    with torch.no_grad():
+        module = long.module_
+        scale = module.decoder(module.encoder(v1).mean).stddev[:, 0].numpy() * y_train.std()
+    np.testing.assert_allclose(
+        long.decode(long.transform(X), return_std=True)[1], scale, rtol=1e-4
+    )
+
+
+def test_noise_of_a_known_size_is_found():
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (5000, 2))
+    scale = np.exp(X[:, 1])
+    y = 3 * X[:, 0] + scale * rng.standard_normal(5000)
+    model = GaussianVAERegressor(max_epochs=25, random_state=0).fit(X, y)
+    fresh = rng.uniform(-1, 1, (2000, 2))
+    _, std = model.predict(fresh, return_std=True)
+    assert np.median(std / np.exp(fresh[:, 1])) == pytest.approx(1, abs=0.05)
+    y = 3 * fresh[:, 0] + np.exp(fresh[:, 1]) * rng.standard_normal(2000)
+    assert coverage_score(model, fresh, y, coverage=0.9) == pytest.approx(0.9, abs=0.025)
+
+
+def test_correlations_of_targets_survive():
+    rng = np.random.default_rng(0)
+    level = rng.uniform(-2, 2, (1500, 3))
+    covariance = np.array([[1.0, 0.8], [0.8, 1.0]])
+    noise = rng.multivariate_normal([0, 0], covariance, size=1500)
+    Y = level[:, :2] + noise
+    model = GaussianVAERegressor(max_epochs=60, random_state=0).fit(level, Y)
+    _, found = model.predict(level[:200], return_cov=True)
+    std = np.sqrt(found[:, [0, 1], [0, 1]])
+    correlation = found[:, 0, 1] / std.prod(1)
+    assert np.median(correlation) == pytest.approx(0.8, abs=0.1)
+    assert np.median(std) == pytest.approx(1, abs=0.1)
+
+
+def test_training_goes_on_without_the_correction():
+    X, y = friedman(200, 0)
+    params = {"max_epochs": 20, "n_estimators": 2, "hidden_layer_sizes": (8,), "random_state": 0}
+    model = GaussianVAERegressor(**params, warm_start=True).fit(X, y)
+    before = model.noise_variance_
+    for _ in range(3):  # a factor that was applied again and again would grow or shrink
+        model.set_params(max_epochs=1, lr=1e-12).fit(X, y)
+    np.testing.assert_allclose(model.noise_variance_, before, rtol=0.05)
+
+
+def test_a_second_fit_knows_nothing_of_the_first():
+    X, y = friedman(200, 0)
+    params = {"max_epochs": 20, "n_estimators": 2, "hidden_layer_sizes": (8,), "random_state": 0}
+    again = GaussianVAERegressor(**params).fit(*friedman(150, 3, noise=5.0))
+    again.set_params(validation_fraction=None).fit(X, y)
+    fresh = GaussianVAERegressor(**params, validation_fraction=None).fit(X, y)
+    np.testing.assert_array_equal(again.score_samples(X, y), fresh.score_samples(X, y))
