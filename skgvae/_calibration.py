@@ -71,7 +71,7 @@ def calibrate(
     draws : Tensor of shape (K, latent_features)
         Standard normal.
     floor : Tensor of shape (n_targets,)
-        Of σ, below which the median of its values does not fall.
+        Of σ, below which the mean of its values does not fall.
     """
     own = [_some(rows, MAX_NUMBERS // (len(draws) * rows.v2.shape[1])) for rows in valid]
     if sum(len(rows) for rows in own) < MIN_ROWS:
@@ -81,8 +81,8 @@ def calibrate(
     if len(vaes) > 1:
         left = 1 - 2 * (_disagreement(vaes, own, draws) / _squared_error(parts)).cpu()
         log_spread = log_spread + 0.5 * left.clamp(min=MIN_VARIANCE_LEFT).log()
-    typical = torch.cat([part.log_scale.flatten(0, 1) for part in parts]).median(0).values.cpu()
-    log_spread = torch.maximum(log_spread, (floor.log() - typical).clamp(max=0))
+    scale = torch.cat([part.log_scale.exp().flatten(0, 1) for part in parts]).mean(0).cpu()
+    log_spread = torch.maximum(log_spread, (floor / scale).log().clamp(max=0))
     return Calibration(log_spread, wide_share)
 
 
