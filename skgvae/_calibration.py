@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor, nn
 
 from ._rows import RowDataset
-from .likelihood import WIDE, decoded_components
+from .likelihood import WIDE, class_logits, decoded_components
 from .objectives import log_mean_exp
 
 WIDE_SHARE = 1 / 256  # of the components, where no rows say another one
@@ -21,15 +22,6 @@ PRIOR_ROWS = 50  # what the choice of no correction is worth
 MAX_NUMBERS = 2**20  # of a model's rows, draws and targets
 MAX_COMPARED = 512  # rows of a model in which all models are compared
 MIN_VARIANCE_LEFT = 0.25  # of the noise, when what models disagree about is taken from it
-
-
-class Calibration(NamedTuple):
-    """What predictions are corrected by."""
-
-    log_spread: Tensor
-    """Logarithm of a factor of σ(z), of shape (n_targets,)."""
-    wide_share: float
-    """Share of the components that are wide."""
 
 
 class HeldOut(NamedTuple):
@@ -46,15 +38,16 @@ class HeldOut(NamedTuple):
 
 
 @torch.no_grad()
-def calibrate(
+def spread_and_wide_share(
     vaes: Sequence[nn.Module], valid: Sequence[RowDataset], draws: Tensor, floor: Tensor
-) -> Calibration | None:
-    r"""Return how much wider or narrower the mixture of models should be, None if nobody knows.
+) -> tuple[np.ndarray | None, float]:
+    r"""Return how much wider or narrower the mixture of models should be.
 
-    A factor f of σ for each target and the share of wide components maximise the log density that
-    each model gives rows that it has not seen, with a prior that is worth 50 rows. Then the spread
-    of the models' means counts as noise no more: with the variance v of that and the mean squared
-    error e of a model's mean
+    These are the logarithm of a factor f of σ for each target, None if there are too few rows to
+    know it, and the share of wide components. Both maximise the log density that each model gives
+    rows that it has not seen, with a prior that is worth 50 rows. Then the spread of the models'
+    means counts as noise no more: with the variance v of that and the mean squared error e of a
+    model's mean
 
     .. math:: f \leftarrow f \sqrt{1 - 2 v / e}
 
@@ -75,7 +68,7 @@ def calibrate(
     """
     own = [_some(rows, MAX_NUMBERS // (len(draws) * rows.v2.shape[1])) for rows in valid]
     if sum(len(rows) for rows in own) < MIN_ROWS:
-        return None
+        return None, WIDE_SHARE
     parts = [_predicted(vae, rows, draws) for vae, rows in zip(vaes, own, strict=True)]
     log_spread, wide_share = fit_spread(parts, vaes[0].decoder.family.log_prob)
     if len(vaes) > 1:
@@ -83,7 +76,7 @@ def calibrate(
         log_spread = log_spread + 0.5 * left.clamp(min=MIN_VARIANCE_LEFT).log()
     scale = torch.cat([part.log_scale.exp().flatten(0, 1) for part in parts]).mean(0).cpu()
     log_spread = torch.maximum(log_spread, (floor / scale).log().clamp(max=0))
-    return Calibration(log_spread, wide_share)
+    return log_spread.numpy(), wide_share
 
 
 def fit_spread(parts: Sequence[HeldOut], log_prob: Callable) -> tuple[Tensor, float]:
@@ -133,6 +126,57 @@ def fit_spread(parts: Sequence[HeldOut], log_prob: Callable) -> tuple[Tensor, fl
 def spread_cost(log_spread: Tensor) -> Tensor:
     """Return the prior's cost of a factor f of σ, in nats: what 50 rows that fit f = 1 lose."""
     return PRIOR_ROWS * (log_spread + 0.5 * torch.expm1(-2 * log_spread))
+
+
+@torch.no_grad()
+def log_inverse_temperature(
+    joints: Sequence[nn.Module], valid: Sequence[RowDataset], draws: Tensor
+) -> np.ndarray | None:
+    """Return the logarithm of the best factor of the logits, of shape (); None of few labels.
+
+    It maximises the log probability of the classes of rows that each model has not seen, and of 50
+    rows more of which the classes are as the models say.
+
+    Parameters
+    ----------
+    joints : sequence of GaussianVAEClassifierModule
+        M models, float64.
+    valid : sequence of RowDataset
+        Rows that each of them has not seen.
+    draws : Tensor of shape (K, latent_features + out_features)
+        Standard normal.
+
+    References
+    ----------
+    Guo, Pleiss, Sun & Weinberger, "On Calibration of Modern Neural Networks", 2017,
+    arXiv:1706.04599.
+    """
+    parts = []
+    for joint, rows in zip(joints, valid, strict=True):
+        rows = rows.subset(rows.label_weight > 0) if rows.label_weight is not None else rows
+        n_numbers = len(draws) * (joint.decoder.out_features + len(draws.T))
+        rows = _some(rows, MAX_NUMBERS // n_numbers)
+        weight = rows.weight if rows.label_weight is None else rows.label_weight
+        weight = torch.ones(len(rows)) if weight is None else weight
+        if len(rows):
+            parts.append((class_logits(joint, rows.v1.to(draws), draws), rows.label, weight))
+    n = sum(len(label) for _, label, _ in parts)
+    if n < MIN_ROWS:
+        return None
+
+    def loss(log_factor):
+        total = 0.0
+        for logits, label, weight in parts:
+            before, log_p = (
+                log_mean_exp((f * logits).log_softmax(-1)) for f in (1.0, math.exp(log_factor))
+            )
+            chosen = log_p.gather(-1, label.to(logits.device)[:, None])[:, 0]
+            total -= (weight.to(logits) * chosen).sum() + PRIOR_ROWS / n * (
+                before.exp() * log_p
+            ).sum()
+        return float(total)
+
+    return np.array(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x)
 
 
 def _some(rows, n):

@@ -116,6 +116,7 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
     _doc_link_module = "skgvae"
     _doc_link_template = DOC_LINK
 
+    _log_factor = None  # by which predictions were scaled after training
     # What kinds of estimators differ in.
     _habits = None  # of training, see _recipe.py
     _net_class = GaussianVAENet
@@ -535,10 +536,20 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
             )
 
     def _calibrate(self, valid):
-        """Correct predictions by what each model says of rows that it has not seen."""
+        """Scale what each model says by how it is about rows that it has not seen."""
+        self._log_factor = self._find_log_factor(valid)
+        if self._log_factor is not None:
+            self._scale_by(self._log_factor)
 
     def _forget_calibration(self):
-        """Undo it, to train on."""
+        """Undo that, to train on."""
+        if self._log_factor is not None:
+            self._scale_by(-self._log_factor)
+        self._log_factor = None
+
+    def _find_log_factor(self, valid):
+        """Return the logarithm of the best factor, an array; None of none."""
+        return None
 
     def _decodes_input(self):
         """Return whether v2 is X."""

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._answers import cached_draws
 from ._base import BaseGaussianVAE
-from ._calibration import N_DRAWS, WIDE_SHARE, calibrate
+from ._calibration import N_DRAWS, WIDE_SHARE, spread_and_wide_share
 from ._fit import Table
 from ._groups import merge_copies
 from ._mixture import mixture_quantile
@@ -44,7 +44,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     in nats, the loss is :math:`-\log \tfrac1K \sum_k p(y | z_k) + w \, KL(q(z | x) \| p(z))`
     with K draws and w = ``kl_weight``. Several such models are trained at once
     (``n_estimators``), and predictions are those of their mixture, of ``n_draws`` Gaussians
-    in all, one of them wider than the decoder says.
+    in all. After training σ is scaled, and some of the Gaussians are made wider, so that the
+    density of held-out rows is largest.
 
     Columns and targets are standardised inside; whatever comes out is in the units of y.
     A feature that lies further outside its training range than that range is wide is moved
@@ -84,10 +85,10 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     lr : float or "auto", default="auto"
         Largest learning rate. The rate rises at first, then it falls as half a cosine.
     validation_fraction : float, "auto" or None, default="auto"
-        Share of the rows that a model does not see, and by which it is judged. All models keep
-        the epoch that is best on average over them. "auto" is cross-validation: the rows are
-        divided into parts, and each model does not see another part. None holds out nothing and
-        keeps the last epoch.
+        Share of the rows that a model does not see, by which it is judged, and by which the noise
+        is scaled after training. All models keep the epoch that is best on average over them.
+        "auto" is cross-validation: the rows are divided into parts, and each model does not see
+        another part. None holds out nothing, keeps the last epoch and scales nothing.
     n_estimators : int, default=5
         Number of models, each with its own start, held-out rows and order of rows, trained at
         once: a deep ensemble [3]_. Predictions are those of their mixture with equal weights;
@@ -124,7 +125,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         Epochs trained, and the epoch whose weights are kept (0: the start).
     history_ : list of dict
         For each epoch: loss, reconstruction and KL, of training and validation rows, in
-        nats a row, in standardised units: averages over the models.
+        nats a row, in standardised units: averages over the models. The validation loss is that
+        with the best factor of the noise, and with what the prior takes for it.
     kl_per_component_ : ndarray of shape (n_components_,)
         Average KL divergence of each component, in nats: the information that it carries.
     n_active_components_ : int
@@ -150,10 +152,14 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     Notes
     -----
     Targets with several modes need more draws of z in training:
-    ``net_params={"criterion__n_draws": 32}``. One of the components of the predictive mixture is
-    three times as wide as the others: a row in so many may be missed by far more than training
-    showed. The variance grows by about 3 %; where there are fewer than a hundred components it
-    is not done.
+    ``net_params={"criterion__n_draws": 32}``.
+
+    The noise is scaled by a factor for each target, and a share of the components is made three
+    times as wide as the others, since some rows are missed by far more than training showed. Both
+    maximise the log density that each model gives the rows that it has not seen, shrunk towards a
+    factor of one and a share of 1/256 with the weight of 50 rows; of fewer than 20 rows nothing is
+    learned. Then the variance of the models' means is taken from the noise, as their mixture has
+    it already. The decoder of ``module_`` is scaled too. Epochs are judged with the best factor.
 
     The gradient with respect to the mean is multiplied by σ(z), relative to its average for
     each target, as with the loss of Seitzer et al. [2]_; without that, rows that are fitted
@@ -185,7 +191,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     """
 
     _habits = REGRESSION
-    _log_spread, _wide_share = None, WIDE_SHARE
+    _wide_share = WIDE_SHARE
 
     def __init__(
         self,
@@ -383,6 +389,44 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         noise, latent = (self._keep_shape(to_units(part)) for part in parts)
         return noise, latent
 
+    def predict_mixture(self, X):
+        """Return the components of the predictive mixture, for other tools.
+
+        Given its component, the targets of a row are independent.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        weights : ndarray of shape (n_components,)
+            Probabilities of the components, all equal: there are ``n_draws`` of them, rounded up
+            to a multiple of the number of models.
+        means : ndarray of shape (n_samples, n_components) or (n_samples, n_components, n_targets)
+            Means in the units of y.
+        scales : ndarray like means
+            Standard deviations, of components that are normal; with ``noise="student"`` the scales
+            of Student's t with four degrees of freedom.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn.datasets import load_diabetes
+        >>> from skgvae import GaussianVAERegressor
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> model = GaussianVAERegressor(max_epochs=5, random_state=0).fit(X, y)
+        >>> weights, means, scales = model.predict_mixture(X)
+        >>> np.allclose(means @ weights, model.predict(X))
+        True
+        """
+        loc, scale = self._predict_components(X)
+        means, scales = (np.moveaxis(part, 0, 1) for part in (loc, scale))
+        if self._is_single:
+            means, scales = means[..., 0], scales[..., 0]
+        return np.full(len(loc), 1 / len(loc)), means, scales
+
     def predict_quantiles(self, X, quantiles):
         """Return quantiles of the predictive mixture, by root-finding on its exact CDF.
 
@@ -522,23 +566,20 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             "criterion__log_spreads": LOG_SPREADS,
         }
 
-    def _calibrate(self, valid):
+    def _find_log_factor(self, valid):
         if not all(hasattr(module.decoder, "scale_noise_") for module in self.modules_):
-            return  # a decoder of the user's own
+            return None  # a decoder of the user's own
         modules = [self._to_double(module) for module in self.modules_]
         draws = cached_draws(N_DRAWS, self.n_components_, self._draws_seed)
         floor = torch.from_numpy(self._module_spec["min_noise"])
-        found = calibrate(modules, valid, draws, floor)
-        if found is not None:
-            self._log_spread, self._wide_share = found.log_spread.numpy(), found.wide_share
-            self._scale_noise(self._log_spread)
+        log_factor, self._wide_share = spread_and_wide_share(modules, valid, draws, floor)
+        return log_factor
 
     def _forget_calibration(self):
-        if self._log_spread is not None:
-            self._scale_noise(-self._log_spread)
-        self._log_spread, self._wide_share = None, WIDE_SHARE
+        super()._forget_calibration()
+        self._wide_share = WIDE_SHARE
 
-    def _scale_noise(self, log_factor):
+    def _scale_by(self, log_factor):
         for module in self.modules_:
             module.decoder.scale_noise_(torch.from_numpy(log_factor))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import chain, starmap
+from itertools import starmap
 
 import torch
 from torch import Tensor, nn
@@ -260,16 +260,31 @@ def class_log_prob(joints: nn.Module | Sequence[nn.Module], v1: Tensor, draws: T
     draws : Tensor of shape (K, latent_features + out_features)
         From :func:`latent_draws`, for z and for the estimate of v2.
     """
+    return _log_mean_exp(
+        logits.log_softmax(-1)
+        for joint, own in _share_out(draws, joints)
+        for logits in _classified(joint, v1, own)
+    )
 
-    def log_probs(joint, own):
-        loc, log_scale = joint.encoder.loc_and_log_scale(v1)
-        for eps in draws_at_once(widest(joint), v1, own):
-            eps_z, eps_target = eps.tensor_split([loc.shape[-1]], -1)
-            decoded = joint.decoder.loc_and_log_scale(torch.addcmul(loc, log_scale.exp(), eps_z))
-            estimate = joint.decoder.family.draw(*decoded, eps_target)
-            yield joint.classify(v1, estimate).log_softmax(-1)
 
-    return _log_mean_exp(chain.from_iterable(starmap(log_probs, _share_out(draws, joints))))
+@torch.no_grad()
+def class_logits(joint: nn.Module, v1: Tensor, draws: Tensor) -> Tensor:
+    """Return the logits of one model for each draw, of shape (K, n_samples, n_classes).
+
+    Parameters
+    ----------
+    joint, v1, draws
+        As for :func:`class_log_prob`.
+    """
+    return torch.cat(list(_classified(joint, v1, draws)))
+
+
+def _classified(joint, v1, draws):
+    loc, log_scale = joint.encoder.loc_and_log_scale(v1)
+    for eps in draws_at_once(widest(joint), v1, draws):
+        eps_z, eps_target = eps.tensor_split([loc.shape[-1]], -1)
+        decoded = joint.decoder.loc_and_log_scale(torch.addcmul(loc, log_scale.exp(), eps_z))
+        yield joint.classify(v1, joint.decoder.family.draw(*decoded, eps_target))
 
 
 def _models(vaes):

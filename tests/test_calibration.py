@@ -5,11 +5,12 @@ import pytest
 import torch
 from scipy import stats
 from sklearn.datasets import make_friedman1
+from sklearn.metrics import log_loss
 
-from skgvae import GaussianVAERegressor
+from skgvae import GaussianVAEClassifier, GaussianVAERegressor
 from skgvae._calibration import HeldOut, fit_spread
 from skgvae.metrics import coverage_score
-from skgvae.nn import GaussianMLP
+from skgvae.nn import ClassifierHead, GaussianMLP
 from skgvae.nn.noise import GaussianNoise
 
 
@@ -182,3 +183,52 @@ def test_a_second_fit_knows_nothing_of_the_first():
     again.set_params(validation_fraction=None).fit(X, y)
     fresh = GaussianVAERegressor(**params, validation_fraction=None).fit(X, y)
     np.testing.assert_array_equal(again.score_samples(X, y), fresh.score_samples(X, y))
+
+
+# Classes
+
+
+def test_logits_are_scaled_exactly():
+    head = ClassifierHead(3, 2, n_classes=4)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
+    v1, v2 = torch.randn(20, 3), torch.randn(20, 2)
+    before = head(v1, v2)
+    head.scale_logits_(0.4)
+    torch.testing.assert_close(head(v1, v2), 0.4 * before)
+
+
+def noisy_classes(n, seed):
+    """Return rows of which the classes are known to the probabilities in the last array."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, 6))
+    p = 1 / (1 + np.exp(-1.5 * X[:, 0] - X[:, 1] * X[:, 2]))
+    return X, (rng.random(n) < p).astype(int), p
+
+
+@pytest.fixture(scope="module", name="sure")
+def classifier_trained_for_long():
+    X, y, _ = noisy_classes(400, 0)
+    return GaussianVAEClassifier(max_epochs=80, random_state=0).fit(X, y)
+
+
+def test_probabilities_hold(sure):
+    X, y, p = noisy_classes(4000, 1)
+    found = sure.predict_proba(X)[:, 1]
+    for low, high in [(0, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 0.8), (0.8, 1)]:
+        own = (found >= low) & (found < high)
+        assert own.sum() > 100
+        assert p[own].mean() == pytest.approx(found[own].mean(), abs=0.1)
+    assert log_loss(y, found) < log_loss(y, p) + 0.08
+    probabilities = np.exp(sure.predict_log_proba(X))
+    np.testing.assert_allclose(probabilities[:, 1], found)
+
+
+def test_a_continued_training_forgets_the_temperature(sure):
+    X, y, _ = noisy_classes(400, 0)
+    params = {"max_epochs": 30, "n_estimators": 2, "random_state": 0}
+    model = GaussianVAEClassifier(**params, warm_start=True).fit(X, y)
+    before = model.predict_proba(X)
+    for _ in range(3):
+        model.set_params(max_epochs=1, lr=1e-12).fit(X, y)
+    np.testing.assert_allclose(model.predict_proba(X), before, atol=0.02)

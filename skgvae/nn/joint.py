@@ -93,6 +93,12 @@ class ClassifierHead(nn.Module):
         x = torch.cat([v1, v2_estimate], -1)
         return self.linear(x) + self.logits(self.hidden(x))
 
+    @torch.no_grad()
+    def scale_logits_(self, factor: float) -> None:
+        """Multiply the logits by a factor for every input, one over a temperature."""
+        for parameter in (self.linear.weight, self.logits.weight, self.logits.bias):
+            parameter.mul_(factor)
+
 
 class FilledClassifier(nn.Module):
     """A classifier of v1 without unknown cells, called with v1 and where its cells are unknown.
