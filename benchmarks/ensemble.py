@@ -17,7 +17,7 @@ from pathlib import Path
 
 import density_sets
 import numpy as np
-from regression import PUBLISHED, load, rmse
+from regression import PUBLISHED, load
 
 from skgvae import GaussianVAE, GaussianVAERegressor
 from skgvae.metrics import log_likelihood_score
@@ -30,7 +30,8 @@ def evaluate(folder, name, k, size):
     start = time.process_time()
     model = GaussianVAERegressor(n_estimators=size, random_state=k).fit(X, y)
     seconds = time.process_time() - start
-    return -log_likelihood_score(model, X_test, y_test), rmse(model, X_test, y_test), seconds
+    rmse = np.sqrt(np.mean((model.predict(X_test) - y_test) ** 2))
+    return -log_likelihood_score(model, X_test, y_test), rmse, seconds
 
 
 def evaluate_density(folder, name, k, size):
