@@ -106,10 +106,11 @@ def by_rows(function, arrays, device, forwards=None, inverses=None, size=1, in_o
     return found
 
 
-def sample_components(modules, v1, n_samples, n_draws, wide_share, rng):
+def sample_components(modules, v1, n_samples, n_draws, wide_share, noise_root, rng):
     """Draw v2 given v1: of each row and sample a module, z, and the decoder's noise.
 
-    Of all modules' ``n_draws`` components a share is wider than the decoder says.
+    Of all modules' ``n_draws`` components a share is wider than the decoder says, and the noise
+    may be correlated.
 
     Returns
     -------
@@ -125,9 +126,9 @@ def sample_components(modules, v1, n_samples, n_draws, wide_share, rng):
         loc, log_scale = module.encoder.loc_and_log_scale(v1)
         z = loc + log_scale.exp() * normal(rng, (*shape, loc.shape[-1]), loc)
         loc, log_scale = module.decoder.loc_and_log_scale(z)
-        drawn = module.decoder.family.draw(
-            loc, log_factor + log_scale, normal(rng, loc.shape, loc)
-        )
+        eps = normal(rng, loc.shape, loc)
+        eps = eps if noise_root is None else eps @ noise_root.to(eps).mT
+        drawn = module.decoder.family.draw(loc, log_factor + log_scale, eps)
         target = target + torch.where((chosen == i)[..., None], drawn, 0.0)
     return target.transpose(0, 1)
 

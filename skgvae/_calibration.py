@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from ._rows import RowDataset
 from .likelihood import WIDE, class_logits, decoded_components
+from .nn.noise import GaussianNoise, Noise
 from .objectives import log_mean_exp
 
 WIDE_SHARE = 1 / 256  # of the components, where no rows say another one
 N_DRAWS = 64  # of each model
 MIN_ROWS = 20  # of fewer nothing is learned
+MAX_CORRELATED = 32  # targets of which the noise may be correlated
 PRIOR_ROWS = 50  # what the choice of no correction is worth
 MAX_NUMBERS = 2**20  # of a model's rows, draws and targets
 MAX_COMPARED = 512  # rows of a model in which all models are compared
@@ -37,17 +39,26 @@ class HeldOut(NamedTuple):
     """Of shape (n,)."""
 
 
-@torch.no_grad()
-def spread_and_wide_share(
-    vaes: Sequence[nn.Module], valid: Sequence[RowDataset], draws: Tensor, floor: Tensor
-) -> tuple[np.ndarray | None, float]:
-    r"""Return how much wider or narrower the mixture of models should be.
+class NoiseCorrection(NamedTuple):
+    """What the noise of predictions is corrected by."""
 
-    These are the logarithm of a factor f of σ for each target, None if there are too few rows to
-    know it, and the share of wide components. Both maximise the log density that each model gives
-    rows that it has not seen, with a prior that is worth 50 rows. Then the spread of the models'
-    means counts as noise no more: with the variance v of that and the mean squared error e of a
-    model's mean
+    log_spread: np.ndarray
+    """Logarithm of a factor f of σ for each target, of shape (n_targets,)."""
+    wide_share: float
+    """Share of components that are wide."""
+    root: np.ndarray | None
+    """Lower triangular, a root of the correlation of the targets' noise; None of one target."""
+
+
+@torch.no_grad()
+def noise_correction(
+    vaes: Sequence[nn.Module], valid: Sequence[RowDataset], draws: Tensor, floor: Tensor
+) -> NoiseCorrection | None:
+    r"""Return what noise the mixture of models should have; None if there are too few rows.
+
+    It maximises the log density that each model gives rows that it has not seen, with a prior that
+    is worth 50 rows. Then the spread of the models' means counts as noise no more: with the
+    variance v of that and the mean squared error e of a model's mean
 
     .. math:: f \leftarrow f \sqrt{1 - 2 v / e}
 
@@ -68,41 +79,62 @@ def spread_and_wide_share(
     """
     own = [_some(rows, MAX_NUMBERS // (len(draws) * rows.v2.shape[1])) for rows in valid]
     if sum(len(rows) for rows in own) < MIN_ROWS:
-        return None, WIDE_SHARE
+        return None
     parts = [_predicted(vae, rows, draws) for vae, rows in zip(vaes, own, strict=True)]
-    log_spread, wide_share = fit_spread(parts, vaes[0].decoder.family.log_prob)
+    log_spread, wide_share, root = fit_noise(parts, vaes[0].decoder.family)
     if len(vaes) > 1:
         left = 1 - 2 * (_disagreement(vaes, own, draws) / _squared_error(parts)).cpu()
         log_spread = log_spread + 0.5 * left.clamp(min=MIN_VARIANCE_LEFT).log()
     scale = torch.cat([part.log_scale.exp().flatten(0, 1) for part in parts]).mean(0).cpu()
     log_spread = torch.maximum(log_spread, (floor / scale).log().clamp(max=0))
-    return log_spread.numpy(), wide_share
+    return NoiseCorrection(log_spread.numpy(), wide_share, None if root is None else root.numpy())
 
 
-def fit_spread(parts: Sequence[HeldOut], log_prob: Callable) -> tuple[Tensor, float]:
-    """Return the logarithm of the best factor of σ for each target, and the best share of wide.
+def fit_noise(
+    parts: Sequence[HeldOut], noise: type[Noise] = GaussianNoise
+) -> tuple[Tensor, float, Tensor | None]:
+    r"""Return the best factors of σ, share of wide components and correlation, as above.
+
+    For residuals t in units of σ, a component has the density of :math:`M t`, with a lower
+    triangular M, times its determinant. So the noise of the targets has the covariance
+    :math:`(M^T M)^{-1}`. M is diagonal if the noise is not normal, or of many targets.
 
     Parameters
     ----------
     parts : sequence of HeldOut
         Predictions of each model.
-    log_prob : callable
-        Log density of a cell, given its value, location and log scale.
+    noise : subclass of Noise
+        Family of the noise.
     """
     n_targets = parts[0].loc.shape[-1]
-    start = parts[0].loc.new_zeros(n_targets + 1)
+    correlates = noise is GaussianNoise and 1 < n_targets <= MAX_CORRELATED
+    below = (
+        torch.tril_indices(n_targets, n_targets, -1) if correlates else torch.empty(2, 0).long()
+    )
+    start = np.zeros(n_targets + below.shape[1] + 1)
     start[-1] = math.log(WIDE_SHARE / (1 - WIDE_SHARE))
+    like = parts[0].loc
+
+    def matrix(params):
+        return torch.diag_embed(params[:n_targets].exp()).index_put(
+            tuple(below.to(params.device)), params[n_targets:-1]
+        )
 
     def loss(params):
-        log_spread, logit = params[:-1], params[-1]
+        m, log_det, logit = matrix(params), params[:n_targets].sum(), params[-1]
         log_wide, log_narrow = nn.functional.logsigmoid(torch.stack([logit, -logit]))
-        total = spread_cost(log_spread).sum()
+        # What 50 rows lose that the models are right about.
+        total = PRIOR_ROWS * (0.5 * m.square().sum() - log_det - 0.5 * n_targets)
         total = total - PRIOR_ROWS * torch.lerp(log_narrow, log_wide, WIDE_SHARE)
         for part in parts:
-            log_scale = part.log_scale + log_spread
+            t = (part.v2 - part.loc) * torch.exp(-part.log_scale) @ m.mT
+            log_volume = log_det - part.log_scale.sum(-1)
             narrow, wide = (
-                log_mean_exp(log_prob(part.v2, part.loc, log_scale + log_factor).sum(-1))
-                for log_factor in (0.0, math.log(WIDE))
+                log_mean_exp(
+                    noise.log_density(t / factor).sum(-1)
+                    + (log_volume - n_targets * math.log(factor))
+                )
+                for factor in (1.0, WIDE)
             )
             found = torch.logaddexp(log_narrow + narrow, log_wide + wide)
             total = total - (part.weight * found).sum()
@@ -110,17 +142,20 @@ def fit_spread(parts: Sequence[HeldOut], log_prob: Callable) -> tuple[Tensor, fl
 
     @torch.enable_grad()
     def value_and_gradient(params):
-        params = torch.from_numpy(params).to(start).requires_grad_()
+        params = torch.from_numpy(params).to(like).requires_grad_()
         value = loss(params)
         (gradient,) = torch.autograd.grad(value, params)
         return value.item(), gradient.cpu().numpy()
 
-    # Within e to the power of 7, for the sake of errors of zero or without a limit.
-    found = minimize(
-        value_and_gradient, start.cpu().numpy(), jac=True, bounds=[(-7, 7)] * len(start)
-    )
-    found = torch.from_numpy(found.x)
-    return found[:-1], float(found[-1].sigmoid())
+    # Logarithms within 7, for the sake of errors of zero or without a limit.
+    bounds = [(-7, 7)] * n_targets + [(None, None)] * below.shape[1] + [(-7, 7)]
+    found = torch.from_numpy(minimize(value_and_gradient, start, jac=True, bounds=bounds).x)
+    wide_share = float(found[-1].sigmoid())
+    if not correlates:
+        return -found[:n_targets], wide_share, None
+    inverse = torch.linalg.inv(matrix(found))
+    spread = (inverse @ inverse.mT).diagonal().sqrt()
+    return spread.log(), wide_share, inverse / spread[:, None]
 
 
 def spread_cost(log_spread: Tensor) -> Tensor:

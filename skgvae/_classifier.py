@@ -109,10 +109,10 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
     lr : float or "auto", default="auto"
         Largest learning rate. The rate rises at first, then it falls as half a cosine.
     validation_fraction : float, "auto" or None, default="auto"
-        Share of the rows that a model does not see, by which it is judged, and by which the
-        logits are scaled after training. All models keep the epoch that is best on average over
-        them. "auto" is cross-validation: the rows are divided into parts, and each model does not
-        see another part. None holds out nothing, keeps the last epoch and scales nothing.
+        Share of the rows that a model does not see, and by which it is judged. All models keep
+        the epoch that is best on average over them. "auto" is cross-validation: the rows are
+        divided into parts, and each model does not see another part. None holds out nothing and
+        keeps the last epoch.
     n_estimators : int, default=5
         Number of models, each with its own start, held-out rows and order of rows, trained at
         once: a deep ensemble [3]_. Predictions are those of their mixture with equal weights;

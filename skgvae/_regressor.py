@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._answers import cached_draws
 from ._base import BaseGaussianVAE
-from ._calibration import N_DRAWS, WIDE_SHARE, spread_and_wide_share
+from ._calibration import N_DRAWS, WIDE_SHARE, noise_correction
 from ._fit import Table
 from ._groups import merge_copies
 from ._mixture import mixture_quantile
@@ -85,10 +85,10 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     lr : float or "auto", default="auto"
         Largest learning rate. The rate rises at first, then it falls as half a cosine.
     validation_fraction : float, "auto" or None, default="auto"
-        Share of the rows that a model does not see, by which it is judged, and by which the noise
-        is scaled after training. All models keep the epoch that is best on average over them.
-        "auto" is cross-validation: the rows are divided into parts, and each model does not see
-        another part. None holds out nothing, keeps the last epoch and scales nothing.
+        Share of the rows that a model does not see, and by which it is judged. All models keep
+        the epoch that is best on average over them. "auto" is cross-validation: the rows are
+        divided into parts, and each model does not see another part. None holds out nothing and
+        keeps the last epoch.
     n_estimators : int, default=5
         Number of models, each with its own start, held-out rows and order of rows, trained at
         once: a deep ensemble [3]_. Predictions are those of their mixture with equal weights;
@@ -133,6 +133,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         Components with more than 0.01 nats.
     noise_variance_ : ndarray of shape (n_targets,)
         Average decoder variance of each target, in squared units of y.
+    noise_correlation_ : ndarray of shape (n_targets, n_targets)
+        Correlation of the targets' noise given z, the same for all z.
     min_noise_ : ndarray of shape (n_targets,)
         Floor of the decoder's standard deviation, in standardised units.
     net_ : GaussianVAENet
@@ -154,11 +156,12 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     Targets with several modes need more draws of z in training:
     ``net_params={"criterion__n_draws": 32}``.
 
-    The noise is scaled by a factor for each target, and a share of the components is made three
-    times as wide as the others, since some rows are missed by far more than training showed. Both
-    maximise the log density that each model gives the rows that it has not seen, shrunk towards a
-    factor of one and a share of 1/256 with the weight of 50 rows; of fewer than 20 rows nothing is
-    learned. Then the variance of the models' means is taken from the noise, as their mixture has
+    The noise is scaled by a factor for each target; a share of the components is made three times
+    as wide as the others, since some rows are missed by far more than training showed; and the
+    (normal) noise of up to 32 targets is correlated. All of this maximises the log density that
+    each model gives the rows that it has not seen, shrunk towards a factor of one, a share of
+    1/256 and no correlation with the weight of 50 rows; of fewer than 20 rows nothing is learned.
+    Then the variance of the models' means is taken from the noise, as their mixture has
     it already. The decoder of ``module_`` is scaled too. Epochs are judged with the best factor.
 
     The gradient with respect to the mean is multiplied by σ(z), relative to its average for
@@ -392,7 +395,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     def predict_mixture(self, X):
         """Return the components of the predictive mixture, for other tools.
 
-        Given its component, the targets of a row are independent.
+        Given its component, the targets of a row have the correlations ``noise_correlation_``.
 
         Parameters
         ----------
@@ -512,9 +515,10 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
             raise ValueError(
                 f"y has {y.shape[1]} targets, but the model was fitted to {n_targets}."
             )
-        draws, share, dtype = self._draws(), self._wide_share, X.dtype
+        draws, dtype = self._draws(), X.dtype
+        noise = self._wide_share, self._noise_root_like(X)
         (log_prob,) = self._answer(
-            lambda modules, v1, v2: (predictive_log_prob(modules, v1, v2, draws, share),),
+            lambda modules, v1, v2: (predictive_log_prob(modules, v1, v2, draws, *noise),),
             X,
             y,
             forwards=[self._to_input, lambda y: self._target_units.forward(y, dtype)],
@@ -572,12 +576,15 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         modules = [self._to_double(module) for module in self.modules_]
         draws = cached_draws(N_DRAWS, self.n_components_, self._draws_seed)
         floor = torch.from_numpy(self._module_spec["min_noise"])
-        log_factor, self._wide_share = spread_and_wide_share(modules, valid, draws, floor)
+        found = noise_correction(modules, valid, draws, floor)
+        if found is None:
+            return None
+        log_factor, self._wide_share, self._noise_root = found
         return log_factor
 
     def _forget_calibration(self):
         super()._forget_calibration()
-        self._wide_share = WIDE_SHARE
+        self._wide_share, self._noise_root = WIDE_SHARE, None
 
     def _scale_by(self, log_factor):
         for module in self.modules_:
@@ -606,12 +613,26 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         return self._target_units.inverse_mean(loc), self._target_units.inverse_scale(scale)
 
     def _mean_and_covariance(self, X):
-        function = partial(decoded_covariance, wide_share=self._wide_share)
         X = self._validate_rows(X)
+        noise = {"wide_share": self._wide_share, "noise_root": self._noise_root_like(X)}
+        function = partial(decoded_covariance, **noise)
         mean, covariance = self._answer_from_draws(function, X, size=self._n_components_decoded)
         mean = self._keep_shape(self._target_units.inverse_mean(mean))
         covariance = covariance * np.outer(self._target_units.scale, self._target_units.scale)
         return mean, covariance[:, 0, 0] if self._is_single else covariance
+
+    def _noise_root_like(self, X):
+        if self._noise_root is None:
+            return None
+        return torch.from_numpy(self._noise_root.astype(X.dtype)).to(self.device_)
+
+    @property
+    def noise_correlation_(self):
+        """Correlation of the targets' noise given z, of shape (n_targets, n_targets)."""
+        check_is_fitted(self)
+        if self._noise_root is None:
+            return np.eye(self._module_spec["out_features"])
+        return self._noise_root @ self._noise_root.T
 
     def _keep_shape(self, y):
         return y[:, 0] if self._is_single else y

@@ -16,6 +16,7 @@ from itertools import starmap
 import torch
 from torch import Tensor, nn
 
+from .nn.noise import GaussianNoise
 from .objectives import decoded_log_prob, elbo, importance_log_weights
 
 __all__ = [
@@ -181,6 +182,7 @@ def predictive_log_prob(
     v2: Tensor,
     draws: Tensor,
     wide_share: float = 0.0,
+    noise_root: Tensor | None = None,
 ) -> Tensor:
     r"""Return log p(v2 | v1) = log E[p(v2 | z)] over z ~ q(z | v1) and the models, in nats.
 
@@ -188,10 +190,21 @@ def predictive_log_prob(
     ----------
     vaes, v1, v2, draws, wide_share
         As above.
+    noise_root : Tensor of shape (out_features, out_features), optional
+        Lower triangular, a root of the correlation of the noise, which is normal. By default the
+        noise of features is independent.
     """
     decoded = _decoded(vaes, v1, draws, wide_share)
-    model = _models(vaes)[0]
-    return _log_mean_exp(decoded_log_prob(model, v2, *parameters) for parameters in decoded)
+    if noise_root is None:
+        model = _models(vaes)[0]
+        return _log_mean_exp(decoded_log_prob(model, v2, *parameters) for parameters in decoded)
+    inverse, log_det = torch.linalg.inv(noise_root), noise_root.diagonal().log().sum()
+
+    def log_prob(loc, log_scale):
+        t = (v2 - loc) * torch.exp(-log_scale) @ inverse.mT
+        return GaussianNoise.log_density(t).sum(-1) - log_scale.expand_as(loc).sum(-1) - log_det
+
+    return _log_mean_exp(starmap(log_prob, decoded))
 
 
 @torch.no_grad()
@@ -219,16 +232,19 @@ def decoded_components(
 
 @torch.no_grad()
 def decoded_covariance(
-    vaes: nn.Module | Sequence[nn.Module], v1: Tensor, draws: Tensor, wide_share: float = 0.0
+    vaes: nn.Module | Sequence[nn.Module],
+    v1: Tensor,
+    draws: Tensor,
+    wide_share: float = 0.0,
+    noise_root: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return mean and covariance of p(v2 | v1).
 
-    The covariance is the mean of the decoder's (diagonal) variances plus the covariance of
-    its means.
+    The covariance is the mean of the decoder's plus the covariance of its means.
 
     Parameters
     ----------
-    vaes, v1, draws, wide_share
+    vaes, v1, draws, wide_share, noise_root
         As above.
 
     Returns
@@ -240,8 +256,13 @@ def decoded_covariance(
     mean = loc.mean(0)
     deviation = loc - mean
     latent = torch.einsum("kni,knj->nij", deviation, deviation) / len(loc)
-    variance = _models(vaes)[0].decoder.family.variance * scale.square().mean(0)
-    return mean, latent + torch.diag_embed(variance)
+    if noise_root is None:
+        noise = torch.diag_embed(scale.square().mean(0))
+    else:
+        noise = (
+            torch.einsum("kni,knj->nij", scale, scale) / len(scale) * (noise_root @ noise_root.mT)
+        )
+    return mean, latent + _models(vaes)[0].decoder.family.variance * noise
 
 
 @torch.no_grad()

@@ -8,10 +8,10 @@ from sklearn.datasets import make_friedman1
 from sklearn.metrics import log_loss
 
 from skgvae import GaussianVAEClassifier, GaussianVAERegressor
-from skgvae._calibration import HeldOut, fit_spread
+from skgvae._calibration import HeldOut, fit_noise
 from skgvae.metrics import coverage_score
 from skgvae.nn import ClassifierHead, GaussianMLP
-from skgvae.nn.noise import GaussianNoise
+from skgvae.nn.noise import StudentNoise
 
 
 def held_out(y, scale=1.0, loc=0.0, weight=None):
@@ -25,7 +25,7 @@ def held_out(y, scale=1.0, loc=0.0, weight=None):
 
 
 def spread_of(*parts):
-    log_spread, wide_share = fit_spread(parts, GaussianNoise.log_prob)
+    log_spread, wide_share, _ = fit_noise(parts)
     return log_spread.exp().numpy(), wide_share
 
 
@@ -159,11 +159,44 @@ def test_correlations_of_targets_survive():
     noise = rng.multivariate_normal([0, 0], covariance, size=1500)
     Y = level[:, :2] + noise
     model = GaussianVAERegressor(max_epochs=60, random_state=0).fit(level, Y)
-    _, found = model.predict(level[:200], return_cov=True)
+    X = rng.uniform(-2, 2, (200, 3))
+    mean, found = model.predict(X, return_cov=True)
     std = np.sqrt(found[:, [0, 1], [0, 1]])
     correlation = found[:, 0, 1] / std.prod(1)
-    assert np.median(correlation) == pytest.approx(0.8, abs=0.1)
+    assert np.median(correlation) == pytest.approx(0.8, abs=0.05)
     assert np.median(std) == pytest.approx(1, abs=0.1)
+    draws = model.sample(X[:50], 4000, random_state=0)
+    drawn = np.mean([np.cov(draws[:, i].T) for i in range(50)], 0)
+    np.testing.assert_allclose(drawn, found[:50].mean(0), atol=0.05)
+    # The joint density is that of these draws: it integrates to one, with their moments.
+    side = np.linspace(-8, 8, 161)
+    grid = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
+    density = np.exp(model.score_samples(np.repeat(X[:1], len(grid), 0), mean[0] + grid)) * 0.01
+    assert density.sum() == pytest.approx(1, abs=2e-3)
+    np.testing.assert_allclose((grid.T * density) @ grid, found[0], atol=0.02)
+
+
+@pytest.mark.parametrize("correlation", [0.9, -0.4, 0.0])
+def test_correlation_of_noise_is_found(correlation):
+    rng = np.random.default_rng(0)
+    covariance = np.array([[4.0, 2 * correlation], [2 * correlation, 1.0]])
+    y = rng.multivariate_normal([0, 0], covariance, size=3000)
+    for n in (3000, 40):  # of few rows it is shrunk
+        log_spread, _, root = fit_noise([held_out(y[:n], scale=[1.0, 1.0])])
+        # The likelihood of normal noise is largest, with the prior, at
+        expected = (y[:n].T @ y[:n] + 50 * np.eye(2)) / (n + 50)
+        std = np.sqrt(np.diag(expected))
+        np.testing.assert_allclose(log_spread.exp(), std, rtol=0.05)
+        np.testing.assert_allclose(root @ root.mT, expected / np.outer(std, std), atol=0.02)
+        assert root[0, 1] == 0
+
+
+def test_noise_that_is_not_normal_has_no_correlation():
+    y = np.random.default_rng(0).multivariate_normal([0, 0], [[1, 0.9], [0.9, 1]], size=500)
+    log_spread, wide_share, root = fit_noise([held_out(y)], StudentNoise)
+    assert root is None
+    assert 0.6 < log_spread.exp().min() < 1  # its variance is two
+    assert wide_share < 0.02
 
 
 def test_training_goes_on_without_the_correction():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 from sklearn.decomposition import PCA
-from torch.distributions import Normal
+from torch.distributions import MultivariateNormal, Normal
 
 from skgvae import likelihood
 from skgvae.likelihood import (
@@ -206,6 +206,16 @@ def test_mixtures_of_models_against_a_loop(
     torch.testing.assert_close(mean, loc.mean(0))
     for i in range(5):
         expected = torch.cov(loc[:, i].T, correction=0) + scale[:, i].square().mean(0).diag()
+        torch.testing.assert_close(covariance[i], expected)
+    root = torch.tril(torch.randn(4, 4)) + 2 * torch.eye(4)
+    params["noise_root"] = root = root / root.norm(dim=1, keepdim=True)
+    noises = scale[..., None] * (root @ root.T) * scale[..., None, :]
+    expected = MultivariateNormal(loc, noises).log_prob(v2).exp().mean(0).log()
+    found = predictive_log_prob(vaes, v1, v2, draws, **params)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    _, covariance = decoded_covariance(vaes, v1, draws, **params)
+    for i in range(5):
+        expected = torch.cov(loc[:, i].T, correction=0) + noises[:, i].mean(0)
         torch.testing.assert_close(covariance[i], expected)
 
 
