@@ -106,25 +106,25 @@ def by_rows(function, arrays, device, forwards=None, inverses=None, size=1, in_o
     return found
 
 
-def sample_components(modules, v1, n_samples, n_draws, wide_share, noise_root, rng):
-    """Draw v2 given v1: of each row and sample a module, z, and the decoder's noise.
+def sample_components(modules, v1, n_samples, draws, wide_share, noise_root, rng):
+    """Draw v2 given v1: of each row and sample one of the fixed draws of z, and the noise.
 
-    Of all modules' ``n_draws`` components a share is wider than the decoder says, and the noise
-    may be correlated.
+    The draws are shared out between the modules. Of these components a share is wider than the
+    decoder says, and the noise may be correlated.
 
     Returns
     -------
     Tensor of shape (n_rows, n_samples, n_outputs)
     """
     shape = n_samples, len(v1)
-    component = rng.integers(len(modules) * n_draws, size=shape)
-    chosen = torch.from_numpy(component // n_draws).to(v1.device)
-    log_factor = log_factors(len(modules) * n_draws, wide_share)
-    log_factor = log_factor[torch.from_numpy(component)][..., None].to(v1)
+    component = torch.from_numpy(rng.integers(len(draws), size=shape))
+    chosen = (component * len(modules) // len(draws)).to(v1.device)
+    log_factor = log_factors(len(draws), wide_share)[component][..., None].to(v1)
+    eps_z = draws[component].to(v1)
     target = 0.0
     for i, module in enumerate(modules):
         loc, log_scale = module.encoder.loc_and_log_scale(v1)
-        z = loc + log_scale.exp() * normal(rng, (*shape, loc.shape[-1]), loc)
+        z = torch.addcmul(loc, log_scale.exp(), eps_z)
         loc, log_scale = module.decoder.loc_and_log_scale(z)
         eps = normal(rng, loc.shape, loc)
         eps = eps if noise_root is None else eps @ noise_root.to(eps).mT

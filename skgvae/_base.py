@@ -128,8 +128,8 @@ class BaseGaussianVAE(
         n_samples = check_scalar(n_samples, "n_samples", Integral, min_val=1)
         (seed,) = draw_seeds(random_state, 1)
         rng = np.random.default_rng(seed)
-        root = None if self._noise_root is None else torch.from_numpy(self._noise_root)
-        components = self._n_draws_per_module(), self._wide_share, root
+        root = None if self._noise_root is None else torch.tensor(self._noise_root)
+        components = self._draws(), self._wide_share, root
         (target,) = self._answer(
             lambda modules, v1: (sample_components(modules, v1, n_samples, *components, rng),),
             self._validate_rows(X),

@@ -81,17 +81,26 @@ def noise_correction(
     if sum(len(rows) for rows in own) < MIN_ROWS:
         return None
     parts = [_predicted(vae, rows, draws) for vae, rows in zip(vaes, own, strict=True)]
-    log_spread, wide_share, root = fit_noise(parts, vaes[0].decoder.family)
+    decoder = vaes[0].decoder
+    is_one = decoder.noise == "isotropic"  # σ of all targets
+
+    def pooled(values):
+        return values.mean(0, keepdim=True).expand_as(values) if is_one else values
+
+    log_spread, wide_share, root = fit_noise(parts, decoder.family, is_one)
     if len(vaes) > 1:
-        left = 1 - 2 * (_disagreement(vaes, own, draws) / _squared_error(parts)).cpu()
+        spread, error = _disagreement(vaes, own, draws), _squared_error(parts)
+        left = 1 - 2 * (pooled(spread) / pooled(error)).cpu()
         log_spread = log_spread + 0.5 * left.clamp(min=MIN_VARIANCE_LEFT).log()
     scale = torch.cat([part.log_scale.exp().flatten(0, 1) for part in parts]).mean(0).cpu()
-    log_spread = torch.maximum(log_spread, (floor / scale).log().clamp(max=0))
-    return NoiseCorrection(log_spread.numpy(), wide_share, None if root is None else root.numpy())
+    log_spread = torch.maximum(log_spread, pooled(floor / scale).log().clamp(max=0))
+    return NoiseCorrection(
+        log_spread.clone().numpy(), wide_share, None if root is None else root.numpy()
+    )
 
 
 def fit_noise(
-    parts: Sequence[HeldOut], noise: type[Noise] = GaussianNoise
+    parts: Sequence[HeldOut], noise: type[Noise] = GaussianNoise, is_one: bool = False
 ) -> tuple[Tensor, float, Tensor | None]:
     r"""Return the best factors of σ, share of wide components and correlation, as above.
 
@@ -105,23 +114,28 @@ def fit_noise(
         Predictions of each model.
     noise : subclass of Noise
         Family of the noise.
+    is_one : bool
+        Whether all targets have one factor, and no correlation.
     """
     n_targets = parts[0].loc.shape[-1]
-    correlates = noise is GaussianNoise and 1 < n_targets <= MAX_CORRELATED
+    correlates = noise is GaussianNoise and 1 < n_targets <= MAX_CORRELATED and not is_one
     below = (
         torch.tril_indices(n_targets, n_targets, -1) if correlates else torch.empty(2, 0).long()
     )
-    start = np.zeros(n_targets + below.shape[1] + 1)
+    n_factors = 1 if is_one else n_targets
+    start = np.zeros(n_factors + below.shape[1] + 1)
     start[-1] = math.log(WIDE_SHARE / (1 - WIDE_SHARE))
     like = parts[0].loc
 
     def matrix(params):
-        return torch.diag_embed(params[:n_targets].exp()).index_put(
-            tuple(below.to(params.device)), params[n_targets:-1]
+        diagonal = params[:n_factors].exp().expand(n_targets)
+        return torch.diag_embed(diagonal).index_put(
+            tuple(below.to(params.device)), params[n_factors:-1]
         )
 
     def loss(params):
-        m, log_det, logit = matrix(params), params[:n_targets].sum(), params[-1]
+        m, log_det = matrix(params), params[:n_factors].expand(n_targets).sum()
+        logit = params[-1]
         log_wide, log_narrow = nn.functional.logsigmoid(torch.stack([logit, -logit]))
         # What 50 rows lose that the models are right about.
         total = PRIOR_ROWS * (0.5 * m.square().sum() - log_det - 0.5 * n_targets)
@@ -148,11 +162,11 @@ def fit_noise(
         return value.item(), gradient.cpu().numpy()
 
     # Logarithms within 7, for the sake of errors of zero or without a limit.
-    bounds = [(-7, 7)] * n_targets + [(None, None)] * below.shape[1] + [(-7, 7)]
+    bounds = [(-7, 7)] * n_factors + [(None, None)] * below.shape[1] + [(-7, 7)]
     found = torch.from_numpy(minimize(value_and_gradient, start, jac=True, bounds=bounds).x)
     wide_share = float(found[-1].sigmoid())
     if not correlates:
-        return -found[:n_targets], wide_share, None
+        return -found[:n_factors].expand(n_targets), wide_share, None
     inverse = torch.linalg.inv(matrix(found))
     spread = (inverse @ inverse.mT).diagonal().sqrt()
     return spread.log(), wide_share, inverse / spread[:, None]
@@ -215,7 +229,12 @@ def log_inverse_temperature(
 
 
 def _some(rows, n):
-    return rows.subset(slice(None, max(MIN_ROWS, n)))
+    """Return at most n of the rows, whatever their order means."""
+    n = max(MIN_ROWS, n)
+    if len(rows) <= n:
+        return rows
+    generator = torch.Generator("cpu").manual_seed(len(rows))
+    return rows.subset(torch.randperm(len(rows), generator=generator, device="cpu")[:n])
 
 
 def _predicted(vae, rows, draws):

@@ -678,7 +678,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
             params["criterion__penalty"] = HEAD_PRECISION / max(self._n_labeled, 1)
         return params
 
-    def _find_log_factor(self, valid):
+    def _find_correction(self, valid):
         if self._fitted_classifier is not None:
             return None  # of which nobody knows what its last layer is
         modules = [self._to_double(module) for module in self.modules_]
@@ -686,9 +686,10 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         draws = cached_draws(N_DRAWS, width, self._draws_seed)
         return log_inverse_temperature(modules, valid, draws)
 
-    def _scale_by(self, log_factor):
-        for module in self.modules_:
-            module.classifier.scale_logits_(float(np.exp(log_factor)))
+    def _scale_by(self, power):
+        if self._correction is not None:
+            for module in self.modules_:
+                module.classifier.scale_logits_(float(np.exp(power * self._correction)))
 
     def _make_net(self, modules, params):
         own = {"classes": self.classes_, "n_draws": self.n_draws, "draws_seed": self._draws_seed}

@@ -116,7 +116,7 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
     _doc_link_module = "skgvae"
     _doc_link_template = DOC_LINK
 
-    _log_factor = None  # by which predictions were scaled after training
+    _correction = None  # of predictions, after training
     # What kinds of estimators differ in.
     _habits = None  # of training, see _recipe.py
     _net_class = GaussianVAENet
@@ -163,12 +163,13 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
 
     def _fit(self, table):
         """Recipe → units → split → start → train → calibrate → describe."""
-        self._forget_calibration()
         if continues := self._continues():
             self._learn_more(table)
             self._net_params = dict(self.net_params or {})
+            self._scale_by(-1)
         else:
             self._set_units(table)
+            self._correction = None
         recipe = self._recipe_for(table, self.get_params(deep=False))
         if not continues:
             self._set_up(table, recipe)
@@ -187,7 +188,7 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
         with self._seeded(self._weight_seeds[0]):
             modules = self.modules_ if continues else self._new_modules(train)
         self.net_ = self._make_net(modules, self._training_params(recipe)).initialize()
-        self._train(train, valid, table)
+        self._train(train, valid, table, calibrates=not continues)
         self.net_.optimizer_.state.clear()  # moments of other weights than those that are kept
         return self
 
@@ -198,6 +199,7 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
         else:
             self._check_net_params()
             self._learn_more(table)
+            self._scale_by(-1)
         params = self.get_params(deep=False) | {"validation_fraction": None, "max_epochs": 1}
         recipe = self._recipe_for(table, params)
         if is_first:
@@ -491,7 +493,7 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
                 if i >= len(with_own) or "lr" not in with_own[i][1]:
                     group["initial_lr"] = params["lr"]
 
-    def _train(self, train, valid, table, epochs=None):
+    def _train(self, train, valid, table, epochs=None, calibrates=False):
         """Train all modules, each on its rows, and set what is known of the model then."""
         net, callbacks, n_before = self.net_, self.net_.callbacks_, len(self.net_.history)
         rows, judged = StackedRows(train), None if valid[0] is None else StackedRows(valid)
@@ -523,8 +525,7 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
         ]
         self.n_epochs_ = len(self.history_)
         self.best_epoch_ = n_before + int(net.result_.best_epochs[0])
-        if judged is not None:
-            self._calibrate(valid)
+        self._calibrate(valid if calibrates and judged is not None else None)
         self._describe(train, is_new=not n_before)
         if self.n_active_components_ == 0:
             warnings.warn(
@@ -536,20 +537,20 @@ class FittedVAE(BaseEstimator, metaclass=ABCMeta):
             )
 
     def _calibrate(self, valid):
-        """Scale what each model says by how it is about rows that it has not seen."""
-        self._log_factor = self._find_log_factor(valid)
-        if self._log_factor is not None:
-            self._scale_by(self._log_factor)
+        """Scale what each model says by how it is about rows that it has not seen.
 
-    def _forget_calibration(self):
-        """Undo that, to train on."""
-        if self._log_factor is not None:
-            self._scale_by(-self._log_factor)
-        self._log_factor = None
+        In a continued training nobody knows which rows these are: the first correction stays.
+        """
+        if valid is not None:
+            self._correction = self._find_correction(valid)
+        self._scale_by(1)
 
-    def _find_log_factor(self, valid):
-        """Return the logarithm of the best factor, an array; None of none."""
+    def _find_correction(self, valid):
+        """Return what predictions are corrected by; None of nothing."""
         return None
+
+    def _scale_by(self, power):
+        """Scale the outputs of the modules by a power of the factor that was found."""
 
     def _decodes_input(self):
         """Return whether v2 is X."""

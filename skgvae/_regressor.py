@@ -27,7 +27,9 @@ from .likelihood import (
 from .objectives import predictive_bound
 
 MEAN_POWER = 0.5
-LOG_SPREADS = tuple(i / 4 for i in range(-4, 9))  # with the best of which an epoch is judged
+LOG_SPREADS = tuple(
+    i / 4 for i in range(-4, 9) if i
+)  # with the best of which, or none, an epoch is judged
 # The largest coverage whose upper quantile, 0.5 + coverage / 2, is below one in float64.
 MAX_COVERAGE = 1 - float(np.finfo(np.float64).eps)
 
@@ -194,7 +196,6 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     """
 
     _habits = REGRESSION
-    _wide_share = WIDE_SHARE
 
     def __init__(
         self,
@@ -567,28 +568,35 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         return {
             "criterion__bound": predictive_bound,
             "criterion__mean_power": MEAN_POWER,
-            "criterion__log_spreads": LOG_SPREADS,
+            # A bound of the user's own knows nothing of them.
+            "criterion__log_spreads": None if self._has_own_criterion() else LOG_SPREADS,
         }
 
-    def _find_log_factor(self, valid):
+    def _has_own_criterion(self):
+        return not {"criterion", "criterion__bound"}.isdisjoint(self._net_params)
+
+    def _find_correction(self, valid):
         if not all(hasattr(module.decoder, "scale_noise_") for module in self.modules_):
             return None  # a decoder of the user's own
         modules = [self._to_double(module) for module in self.modules_]
         draws = cached_draws(N_DRAWS, self.n_components_, self._draws_seed)
-        floor = torch.from_numpy(self._module_spec["min_noise"])
-        found = noise_correction(modules, valid, draws, floor)
-        if found is None:
-            return None
-        log_factor, self._wide_share, self._noise_root = found
-        return log_factor
+        floor = np.broadcast_to(self._module_spec["min_noise"], self._target_units.n_cells)
+        floor = torch.from_numpy(floor.astype(np.float64))
+        return noise_correction(modules, valid, draws, floor)
 
-    def _forget_calibration(self):
-        super()._forget_calibration()
-        self._wide_share, self._noise_root = WIDE_SHARE, None
+    def _scale_by(self, power):
+        if self._correction is not None:
+            log_factor = power * torch.tensor(self._correction.log_spread)
+            for module in self.modules_:
+                module.decoder.scale_noise_(log_factor)
 
-    def _scale_by(self, log_factor):
-        for module in self.modules_:
-            module.decoder.scale_noise_(torch.from_numpy(log_factor))
+    @property
+    def _wide_share(self):
+        return WIDE_SHARE if self._correction is None else self._correction.wide_share
+
+    @property
+    def _noise_root(self):
+        return None if self._correction is None else self._correction.root
 
     def _start(self, module, rows, i):
         # Narrow posteriors: from wide ones training first has to learn that x matters.
@@ -624,7 +632,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     def _noise_root_like(self, X):
         if self._noise_root is None:
             return None
-        return torch.from_numpy(self._noise_root.astype(X.dtype)).to(self.device_)
+        return torch.tensor(self._noise_root.astype(X.dtype)).to(self.device_)
 
     @property
     def noise_correlation_(self):

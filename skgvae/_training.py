@@ -166,7 +166,7 @@ def train(
     try:
         if valid is not None and plan.max_epochs:
             losses = evaluate(stack, criterion, valid, plan, seeds, by_rows=True)
-            best.judge_start(losses, getattr(criterion, "log_spreads", None))
+            best.judge_start(losses, _log_spreads(criterion))
         for epoch in range(1, plan.max_epochs + 1):
             hooks.on_epoch_begin()
             stack.train()
@@ -261,7 +261,7 @@ def evaluate(
     generators = seeded(seeds, stack)
     listens = hooks is not None and hooks.sees_batches
     terms, counts, losses = [], [], []
-    log_spreads = None if ceiling is None else getattr(criterion, "log_spreads", None)
+    log_spreads = None if ceiling is None else _log_spreads(criterion)
     more = {} if log_spreads is None else {"log_spreads": log_spreads}
     for batch, n_own in batches(rows, _VALID_ROWS):
         if listens:
@@ -271,7 +271,7 @@ def evaluate(
             at_spreads = [found.loss]
             if log_spreads is not None:
                 at_spreads = list(found.loss)
-                found = found._replace(loss=found.loss[log_spreads.index(0)])
+                found = found._replace(loss=found.loss[0])
             means = [term.mean(-1) for term in found]
             if ceiling is not None:
                 means += [loss.mean(-1) for loss in at_spreads]
@@ -291,6 +291,12 @@ def evaluate(
     if ceiling is not None:
         named["at_spreads"], named["clipped"] = np.split(np.stack(list(record.values())), 2)
     return named
+
+
+def _log_spreads(criterion):
+    """Return the logarithms of the factors of the noise that are tried, none at all first."""
+    log_spreads = getattr(criterion, "log_spreads", None)
+    return None if log_spreads is None else (0.0, *log_spreads)
 
 
 def _mean_up_to(ceiling, losses, n_own):

@@ -8,10 +8,18 @@ from sklearn.datasets import make_friedman1
 from sklearn.metrics import log_loss
 
 from skgvae import GaussianVAEClassifier, GaussianVAERegressor
-from skgvae._calibration import HeldOut, fit_noise
+from skgvae._calibration import HeldOut, fit_noise, log_inverse_temperature
+from skgvae._rows import RowDataset
+from skgvae.likelihood import class_log_prob, latent_draws
 from skgvae.metrics import coverage_score
-from skgvae.nn import ClassifierHead, GaussianMLP
+from skgvae.nn import (
+    ClassifierHead,
+    GaussianMLP,
+    GaussianVAEClassifierModule,
+    GaussianVAEModule,
+)
 from skgvae.nn.noise import StudentNoise
+from skgvae.objectives import elbo
 
 
 def held_out(y, scale=1.0, loc=0.0, weight=None):
@@ -218,6 +226,90 @@ def test_a_second_fit_knows_nothing_of_the_first():
     np.testing.assert_array_equal(again.score_samples(X, y), fresh.score_samples(X, y))
 
 
+def test_the_order_of_rows_does_not_matter():
+    # Rows sorted by how noisy they are, more than are looked at.
+    rng = np.random.default_rng(0)
+    X = np.sort(rng.uniform(size=(2000, 1)), 0)
+    scale = np.where(X < 0.5, 0.1, 1.0)
+    Y = X + scale * rng.standard_normal((2000, 60))
+    params = {"noise": "homoscedastic", "n_estimators": 1, "max_epochs": 5, "random_state": 0}
+    order = rng.permutation(2000)
+    found = []
+    for rows in (np.arange(2000), order):
+        model = GaussianVAERegressor(**params).fit(X[rows], Y[rows])
+        found.append(np.median(model.predict(X, return_std=True)[1]))
+    assert found[0] == pytest.approx(found[1], rel=0.1)
+
+
+def test_one_noise_of_all_targets_has_one_factor():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((1000, 2))
+    Y = X[:, :1] + rng.standard_normal((1000, 4)) * [0.02, 0.02, 0.02, 1.0]
+    params = {"noise": "isotropic", "n_components": 1, "max_epochs": 10, "random_state": 0}
+    model = GaussianVAERegressor(**params).fit(X, Y)
+    Z = rng.standard_normal((500, 2))
+    T = Z[:, :1] + rng.standard_normal((500, 4)) * [0.02, 0.02, 0.02, 1.0]
+    mean, std = model.predict(Z, return_std=True)
+    z = (T - mean) / std
+    assert np.sqrt(np.mean(z**2)) == pytest.approx(1, abs=0.35)
+
+
+def test_a_training_that_goes_on_keeps_the_correction():
+    rng = np.random.default_rng(0)
+
+    def rows(n):
+        X = rng.standard_normal((n, 5))
+        return X, np.sin(3 * X[:, 0]) + X[:, 1] * X[:, 2] + 0.5 * rng.standard_normal(n)
+
+    X, y = rows(250)
+    more = [np.concatenate(pair) for pair in zip((X, y), rows(10), strict=True)]
+    model = GaussianVAERegressor(max_epochs=100, warm_start=True, random_state=0).fit(X, y)
+    fresh = rows(2000)
+    before = coverage_score(model, *fresh)
+    # Most of the rows that other folds hold out now have been seen before.
+    assert coverage_score(model.fit(*more), *fresh) > before - 0.06
+    scale = model.noise_variance_
+    model.set_params(lr=1e-12).partial_fit(X, y)
+    np.testing.assert_allclose(model.noise_variance_, scale, rtol=0.05)
+
+
+def test_modules_in_the_hands_of_others_stay_as_they_are():
+    X, y = friedman(100, 0)
+    model = GaussianVAERegressor(max_epochs=5, random_state=0).fit(X, y)
+    module = model.module_
+    before = module.decoder(torch.zeros(1, model.n_components_)).stddev
+    model.fit(X, y)
+    assert torch.equal(module.decoder(torch.zeros(1, model.n_components_)).stddev, before)
+
+
+@pytest.mark.parametrize(
+    "net_params",
+    [
+        {"module__min_noise": 0.1},
+        {"criterion__bound": elbo, "criterion__mean_power": None},
+    ],
+)
+def test_settings_of_the_net(net_params):
+    X, y = friedman(60, 0)
+    net_params = {k: v for k, v in net_params.items() if v is not None}
+    params = {"max_epochs": 2, "random_state": 0, "net_params": net_params}
+    if "criterion__bound" in net_params:
+        net_params["criterion__bound"] = lambda *args, mean_power, **params: elbo(*args, **params)
+    model = GaussianVAERegressor(**params).fit(X, y)
+    assert np.isfinite(model.score_samples(X, y)).all()
+
+
+def test_epochs_are_judged_with_the_best_factor():
+    X, y = friedman(300, 0)
+    params = {"max_epochs": 100, "n_estimators": 2, "random_state": 0}
+    plain = {"net_params": {"criterion__log_spreads": None}}
+    long, short = (GaussianVAERegressor(**params, **more).fit(X, y) for more in ({}, plain))
+    losses = [[h["valid_loss"] for h in model.history_] for model in (long, short)]
+    n = min(map(len, losses))
+    assert (np.array(losses[0][:n]) <= np.array(losses[1][:n]) + 1e-5).all()
+    assert (np.array(losses[0][:n]) < np.array(losses[1][:n]) - 0.01).any()
+
+
 # Classes
 
 
@@ -229,6 +321,24 @@ def test_logits_are_scaled_exactly():
     before = head(v1, v2)
     head.scale_logits_(0.4)
     torch.testing.assert_close(head(v1, v2), 0.4 * before)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
+def test_the_temperature_of_logits_that_are_too_large_is_found(factor):
+    generator = torch.Generator().manual_seed(0)
+    vae = GaussianVAEModule(4, 2, out_features=2, generator=generator)
+    head = ClassifierHead(4, 2, n_classes=3, generator=generator)
+    torch.nn.init.normal_(head.linear.weight, generator=generator)
+    joint = GaussianVAEClassifierModule(vae, head).double()
+    v1 = torch.randn(6000, 4, generator=generator, dtype=torch.float64)
+    draws = latent_draws(64, 4, 0)
+    p = class_log_prob(joint, v1, draws).exp()
+    label = torch.multinomial(p, 1, generator=generator)[:, 0]
+    head.scale_logits_(factor)
+    rows = RowDataset(v1, torch.zeros(6000, 2).double(), label=label)
+    found = log_inverse_temperature([joint], [rows], draws)
+    assert np.exp(found) == pytest.approx(1 / factor, rel=0.1)
+    assert log_inverse_temperature([joint], [rows.subset(slice(0, 19))], draws) is None
 
 
 def noisy_classes(n, seed):
@@ -257,7 +367,7 @@ def test_probabilities_hold(sure):
     np.testing.assert_allclose(probabilities[:, 1], found)
 
 
-def test_a_continued_training_forgets_the_temperature(sure):
+def test_a_continued_training_keeps_the_temperature():
     X, y, _ = noisy_classes(400, 0)
     params = {"max_epochs": 30, "n_estimators": 2, "random_state": 0}
     model = GaussianVAEClassifier(**params, warm_start=True).fit(X, y)

@@ -566,7 +566,7 @@ def test_partial_fit_from_the_start(diabetes):
 
 def with_share(wide_share, X, y, **params):
     model = GaussianVAERegressor(random_state=0, **params).fit(X, y)
-    model._wide_share = wide_share
+    model._correction = model._correction._replace(wide_share=wide_share)
     return model
 
 

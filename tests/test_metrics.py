@@ -116,9 +116,10 @@ def test_any_probabilistic_regressor_can_be_scored(model, data):
     assert np.all((result["test_coverage_score"] > 0.8) & (result["test_coverage_score"] < 0.99))
 
 
-def brute_force(y, loc, scale, coverage):
+def brute_force(y, loc, scale, correlation, coverage):
     """Scores of equal-weight mixtures (n_draws, n, q) by their distribution functions."""
-    log_prob = stats.norm.logpdf(y, loc, scale).sum(2)
+    t = (y - loc) / scale
+    log_prob = stats.multivariate_normal(cov=correlation).logpdf(t) - np.log(scale).sum(2)
     scores = [np.log(np.exp(log_prob).mean(0)).mean(), [], [], []]
     for i, j in np.ndindex(y.shape):
         m, s, t = loc[:, i, j], scale[:, i, j], y[i, j]
@@ -154,13 +155,14 @@ def test_scores_of_mixtures_by_brute_force(n_targets, how, data):
         rows, last = last[:-1].transform(rows), last[-1]
     if how == "search":
         last = model.best_estimator_
-    expected = brute_force(Y[:12], *last._predict_components(rows), 0.9)
+    components = *last._predict_components(rows), last.noise_correlation_
+    expected = brute_force(Y[:12], *components, 0.9)
     targets = Y[:12] if n_targets > 1 else y[:12]
     found = [score(model, X[:12], targets) for score in SCORES]
     assert found == pytest.approx(expected, rel=3e-4)
     summary = calibration_summary(model, X[:12], targets)
     assert summary["coverage_90"] == pytest.approx(expected[3])
-    half = brute_force(Y[:12], *last._predict_components(rows), 0.5)
+    half = brute_force(Y[:12], *components, 0.5)
     assert summary["coverage_50"] == pytest.approx(half[3])
 
 
