@@ -90,7 +90,7 @@ def noise_correction(
     log_spread, wide_share, root = fit_noise(parts, decoder.family, is_one)
     if len(vaes) > 1:
         spread, error = _disagreement(vaes, own, draws), _squared_error(parts)
-        left = 1 - 2 * (pooled(spread) / pooled(error)).cpu()
+        left = 1 - 2 * torch.nan_to_num(pooled(spread) / pooled(error)).cpu()
         log_spread = log_spread + 0.5 * left.clamp(min=MIN_VARIANCE_LEFT).log()
     scale = torch.cat([part.log_scale.exp().flatten(0, 1) for part in parts]).mean(0).cpu()
     log_spread = torch.maximum(log_spread, pooled(floor / scale).log().clamp(max=0))
@@ -208,7 +208,8 @@ def log_inverse_temperature(
         weight = rows.weight if rows.label_weight is None else rows.label_weight
         weight = torch.ones(len(rows)) if weight is None else weight
         if len(rows):
-            parts.append((class_logits(joint, rows.v1.to(draws), draws), rows.label, weight))
+            v1 = rows.v1.double().to(next(joint.parameters()).device)
+            parts.append((class_logits(joint, v1, draws), rows.label, weight))
     n = sum(len(label) for _, label, _ in parts)
     if n < MIN_ROWS:
         return None

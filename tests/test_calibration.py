@@ -147,6 +147,19 @@ def test_the_module_has_the_scale_too(long):
     )
 
 
+@pytest.mark.parametrize("k", [0, 1])
+def test_intervals_far_outside_are_no_shorter_than_at_the_border(k):
+    rng = np.random.default_rng(k)
+    X = rng.uniform(-1, 1, (600, 2))
+    y = np.sin(3 * X[:, 0]) + 0.5 * X[:, 1] + 0.2 * rng.standard_normal(600)
+    model = GaussianVAERegressor(max_epochs=60, random_state=k).fit(X, y)
+    for direction in ([1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, 1.0]):
+        points = np.array([1.0, 1.5, 2, 3, 10, 1e4])[:, None] * direction
+        length = np.diff(model.predict_interval(points))[:, 0]
+        assert (length[1:] > 0.95 * length[0]).all()
+        assert length[-1] == pytest.approx(length[-2])
+
+
 def test_noise_of_a_known_size_is_found():
     rng = np.random.default_rng(0)
     X = rng.uniform(-1, 1, (5000, 2))
