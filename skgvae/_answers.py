@@ -120,7 +120,7 @@ def sample_components(modules, v1, n_samples, draws, wide_share, noise_root, rng
     component = torch.from_numpy(rng.integers(len(draws), size=shape))
     chosen = (component * len(modules) // len(draws)).to(v1.device)
     log_factor = log_factors(len(draws), wide_share)[component][..., None].to(v1)
-    eps_z = draws[component].to(v1)
+    eps_z = draws.to(v1)[component.to(v1.device)]
     target = 0.0
     for i, module in enumerate(modules):
         loc, log_scale = module.encoder.loc_and_log_scale(v1)

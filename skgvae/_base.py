@@ -128,7 +128,7 @@ class BaseGaussianVAE(
         n_samples = check_scalar(n_samples, "n_samples", Integral, min_val=1)
         (seed,) = draw_seeds(random_state, 1)
         rng = np.random.default_rng(seed)
-        root = None if self._noise_root is None else torch.tensor(self._noise_root)
+        root = None if self._noise_root is None else torch.tensor(self._noise_root, device="cpu")
         components = self._draws(), self._wide_share, root
         (target,) = self._answer(
             lambda modules, v1: (sample_components(modules, v1, n_samples, *components, rng),),

@@ -119,9 +119,8 @@ def fit_noise(
     """
     n_targets = parts[0].loc.shape[-1]
     correlates = noise is GaussianNoise and 1 < n_targets <= MAX_CORRELATED and not is_one
-    below = (
-        torch.tril_indices(n_targets, n_targets, -1) if correlates else torch.empty(2, 0).long()
-    )
+    side = n_targets if correlates else 0
+    below = torch.tril_indices(side, side, -1, device="cpu")
     n_factors = 1 if is_one else n_targets
     start = np.zeros(n_factors + below.shape[1] + 1)
     start[-1] = math.log(WIDE_SHARE / (1 - WIDE_SHARE))

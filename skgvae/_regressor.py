@@ -586,7 +586,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
 
     def _scale_by(self, power):
         if self._correction is not None:
-            log_factor = power * torch.tensor(self._correction.log_spread)
+            log_factor = power * torch.tensor(self._correction.log_spread, device="cpu")
             for module in self.modules_:
                 module.decoder.scale_noise_(log_factor)
 
@@ -632,7 +632,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     def _noise_root_like(self, X):
         if self._noise_root is None:
             return None
-        return torch.tensor(self._noise_root.astype(X.dtype)).to(self.device_)
+        return torch.tensor(self._noise_root.astype(X.dtype), device=self.device_)
 
     @property
     def noise_correlation_(self):

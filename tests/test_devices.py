@@ -252,11 +252,11 @@ ANSWERS = {
     "decoded_by": lambda vaes, v, draws: decoded_by(vaes, *posterior(vaes, v, draws)[:2]),
     "lower_bound": lambda vaes, v, draws: lower_bound(vaes, v, v, draws),
     "predictive_log_prob": lambda vaes, v, draws: predictive_log_prob(vaes, v, v, draws, 3.0),
-    "decoded_moments": lambda vaes, v, draws: decoded_moments(vaes, v, draws, 3.0),
-    "decoded_components": lambda vaes, v, draws: decoded_components(vaes, v, draws, 3.0),
-    "decoded_covariance": lambda vaes, v, draws: decoded_covariance(vaes, v, draws, 3.0),
+    "decoded_moments": lambda vaes, v, draws: decoded_moments(vaes, v, draws, 0.3),
+    "decoded_components": lambda vaes, v, draws: decoded_components(vaes, v, draws, 0.3),
+    "decoded_covariance": lambda vaes, v, draws: decoded_covariance(vaes, v, draws, 0.3),
     "sample_components": lambda vaes, v, draws: sample_components(
-        vaes, v, 5, 4, 3.0, np.random.default_rng(0)
+        vaes, v, 5, draws, 0.3, None, np.random.default_rng(0)
     ),
     "pullback_metric": lambda vaes, v, draws: pullback_metric(vaes[0].decoder, v[:, :2]),
 }
