@@ -470,7 +470,7 @@ class GaussianVAEClassifier(ClassifierMixin, BaseGaussianVAE):
         return (mean, std) if return_std else mean
 
     def sample(self, X, n_samples=1, random_state=None):
-        """Draw v2 given v1: z from q(z | v1), then v2 from the decoder.
+        """Draw v2 given v1: a component of the predictive mixture, then its noise.
 
         Parameters
         ----------

@@ -527,7 +527,7 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         return log_prob - self._target_units.log_abs_det(y)
 
     def sample(self, X, n_samples=1, random_state=None):
-        """Draw y given x: z from q(z | x), then y from the decoder.
+        """Draw y given x: a component of the predictive mixture, then its noise.
 
         Parameters
         ----------
