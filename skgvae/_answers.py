@@ -127,7 +127,7 @@ def sample_components(modules, v1, n_samples, draws, wide_share, noise_root, rng
         z = torch.addcmul(loc, log_scale.exp(), eps_z)
         loc, log_scale = module.decoder.loc_and_log_scale(z)
         eps = normal(rng, loc.shape, loc)
-        eps = eps if noise_root is None else eps @ noise_root.to(eps).mT
+        eps = eps if noise_root is None else eps @ noise_root.mT
         drawn = module.decoder.family.draw(loc, log_factor + log_scale, eps)
         target = target + torch.where((chosen == i)[..., None], drawn, 0.0)
     return target.transpose(0, 1)

@@ -97,6 +97,12 @@ class BaseGaussianVAE(
         )
         return value
 
+    def _noise_root_like(self, X):
+        """Return the root of the noise's correlation in the precision of X; None without one."""
+        if self._noise_root is None:
+            return None
+        return torch.tensor(self._noise_root.astype(X.dtype), device=self.device_)
+
     def _mean_and_std(self, X, statistic="mean", with_std=True):
         """Return mean and standard deviation of p(v2 | v1) in units of v2, of validated rows."""
         units, wide_share = self._target_units, self._wide_share
@@ -128,11 +134,11 @@ class BaseGaussianVAE(
         n_samples = check_scalar(n_samples, "n_samples", Integral, min_val=1)
         (seed,) = draw_seeds(random_state, 1)
         rng = np.random.default_rng(seed)
-        root = None if self._noise_root is None else torch.tensor(self._noise_root, device="cpu")
-        components = self._draws(), self._wide_share, root
+        X = self._validate_rows(X)
+        components = self._draws(), self._wide_share, self._noise_root_like(X)
         (target,) = self._answer(
             lambda modules, v1: (sample_components(modules, v1, n_samples, *components, rng),),
-            self._validate_rows(X),
+            X,
             forwards=[self._to_input],
             inverses=[self._target_units.inverse],
             size=n_samples * max(self.n_components_, self._module_spec["out_features"]),

@@ -47,7 +47,7 @@ class NoiseCorrection(NamedTuple):
     wide_share: float
     """Share of components that are wide."""
     root: np.ndarray | None
-    """Lower triangular, a root of the correlation of the targets' noise; None of one target."""
+    """Lower triangular, a root of the correlation of the targets' noise; None if there is none."""
 
 
 @torch.no_grad()
@@ -133,11 +133,12 @@ def fit_noise(
         )
 
     def loss(params):
-        m, log_det = matrix(params), params[:n_factors].expand(n_targets).sum()
-        logit = params[-1]
+        m, log_diagonal = matrix(params), params[:n_factors].expand(n_targets)
+        log_det, logit = log_diagonal.sum(), params[-1]
         log_wide, log_narrow = nn.functional.logsigmoid(torch.stack([logit, -logit]))
         # What 50 rows lose that the models are right about.
-        total = PRIOR_ROWS * (0.5 * m.square().sum() - log_det - 0.5 * n_targets)
+        total = spread_cost(-log_diagonal).sum()
+        total = total + 0.5 * PRIOR_ROWS * params[n_factors:-1].square().sum()
         total = total - PRIOR_ROWS * torch.lerp(log_narrow, log_wide, WIDE_SHARE)
         for part in parts:
             t = (part.v2 - part.loc) * torch.exp(-part.log_scale) @ m.mT
@@ -208,21 +209,19 @@ def log_inverse_temperature(
         weight = torch.ones(len(rows)) if weight is None else weight
         if len(rows):
             v1 = rows.v1.double().to(next(joint.parameters()).device)
-            parts.append((class_logits(joint, v1, draws), rows.label, weight))
-    n = sum(len(label) for _, label, _ in parts)
+            logits = class_logits(joint, v1, draws)
+            said = log_mean_exp(logits.log_softmax(-1)).exp()
+            parts.append((logits, said, rows.label.to(v1.device), weight.to(v1)))
+    n = sum(len(label) for _, _, label, _ in parts)
     if n < MIN_ROWS:
         return None
 
     def loss(log_factor):
         total = 0.0
-        for logits, label, weight in parts:
-            before, log_p = (
-                log_mean_exp((f * logits).log_softmax(-1)) for f in (1.0, math.exp(log_factor))
-            )
-            chosen = log_p.gather(-1, label.to(logits.device)[:, None])[:, 0]
-            total -= (weight.to(logits) * chosen).sum() + PRIOR_ROWS / n * (
-                before.exp() * log_p
-            ).sum()
+        for logits, said, label, weight in parts:
+            log_p = log_mean_exp((math.exp(log_factor) * logits).log_softmax(-1))
+            chosen = log_p.gather(-1, label[:, None])[:, 0]
+            total -= (weight * chosen).sum() + PRIOR_ROWS / n * (said * log_p).sum()
         return float(total)
 
     return np.array(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x)

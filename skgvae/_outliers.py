@@ -387,7 +387,7 @@ class GaussianVAEOutlierDetector(OutlierMixin, BaseEstimator):
     def _surprise(self, rows, seen):
         """Return log p(others) - log p(others and the cell) for each known cell, less the typical.
 
-        The others are those that are seen; of few of the rows' known cells the cell itself is not.
+        The others are cells that are seen. A cell to blame is not seen, and has a surprise too.
         """
         model, found = self.estimator_, np.full(rows.shape, np.nan)
 
@@ -443,10 +443,10 @@ def _unseen_rows(model, table, bandwidth, left_out=None, left_out_share=None):
     recipe, n_models = Recipe(**model._recipe), len(model.modules_)
     folds = model._folds_of(table, recipe)
     rows, weight = table.X, np.ones(len(table.X)) if table.weight is None else table.weight
+    n_parts = n_models if folds is None else min(n_models, recipe.n_folds)
     if folds is None:  # all models have seen all rows
         rows, weight = np.tile(rows, (n_models, 1)), np.tile(weight / n_models, n_models)
         folds = np.repeat(np.arange(n_models), len(table.X))
-    n_parts = min(n_models, recipe.n_folds) if recipe.n_folds > 1 else n_models
     if left_out is not None:
         total = weight[(folds >= 0) & (folds < n_parts)].sum()
         rows, weight = np.vstack([rows, left_out]), np.append(weight, total * left_out_share)

@@ -27,9 +27,8 @@ from .likelihood import (
 from .objectives import predictive_bound
 
 MEAN_POWER = 0.5
-LOG_SPREADS = tuple(
-    i / 4 for i in range(-4, 9) if i
-)  # with the best of which, or none, an epoch is judged
+# Logarithms of factors of the noise: an epoch is judged with the best of them, or with none.
+LOG_SPREADS = tuple(i / 4 for i in range(-4, 9) if i)
 # The largest coverage whose upper quantile, 0.5 + coverage / 2, is below one in float64.
 MAX_COVERAGE = 1 - float(np.finfo(np.float64).eps)
 
@@ -163,8 +162,8 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
     (normal) noise of up to 32 targets is correlated. All of this maximises the log density that
     each model gives the rows that it has not seen, shrunk towards a factor of one, a share of
     1/256 and no correlation with the weight of 50 rows; of fewer than 20 rows nothing is learned.
-    Then the variance of the models' means is taken from the noise, as their mixture has
-    it already. The decoder of ``module_`` is scaled too. Epochs are judged with the best factor.
+    Then the variance of the models' means is taken from the noise, as their mixture has it
+    already. The decoder of ``module_`` is scaled too. Epochs are judged with the best factor.
 
     The gradient with respect to the mean is multiplied by σ(z), relative to its average for
     each target, as with the loss of Seitzer et al. [2]_; without that, rows that are fitted
@@ -628,11 +627,6 @@ class GaussianVAERegressor(RegressorMixin, BaseGaussianVAE):
         mean = self._keep_shape(self._target_units.inverse_mean(mean))
         covariance = covariance * np.outer(self._target_units.scale, self._target_units.scale)
         return mean, covariance[:, 0, 0] if self._is_single else covariance
-
-    def _noise_root_like(self, X):
-        if self._noise_root is None:
-            return None
-        return torch.tensor(self._noise_root.astype(X.dtype), device=self.device_)
 
     @property
     def noise_correlation_(self):

@@ -166,7 +166,7 @@ def train(
     try:
         if valid is not None and plan.max_epochs:
             losses = evaluate(stack, criterion, valid, plan, seeds, by_rows=True)
-            best.judge_start(losses, _log_spreads(criterion))
+            best.judge_start(losses, getattr(criterion, "log_spreads", None) or ())
         for epoch in range(1, plan.max_epochs + 1):
             hooks.on_epoch_begin()
             stack.train()
@@ -251,9 +251,9 @@ def evaluate(
     stack, criterion, rows, plan, seeds, hooks
         As for :func:`train`.
     ceiling : Tensor of shape (M,), optional
-        Two more parts are returned then, of shape (S, M) for the S spreads of the criterion, or
-        for one: the losses ``at_spreads``, and ``clipped``, in which losses of rows above the
-        ceiling count as it.
+        Two more parts are returned then, of shape (1 + S, M): the losses ``at_spreads``, without
+        a factor of the noise and with each of the S of the criterion, if it has any; and
+        ``clipped``, in which losses of rows above the ceiling count as it.
     by_rows : bool
         Whether to return the losses of all rows of each model in place of means.
     """
@@ -261,7 +261,7 @@ def evaluate(
     generators = seeded(seeds, stack)
     listens = hooks is not None and hooks.sees_batches
     terms, counts, losses = [], [], []
-    log_spreads = None if ceiling is None else _log_spreads(criterion)
+    log_spreads = None if ceiling is None else getattr(criterion, "log_spreads", None)
     more = {} if log_spreads is None else {"log_spreads": log_spreads}
     for batch, n_own in batches(rows, _VALID_ROWS):
         if listens:
@@ -291,12 +291,6 @@ def evaluate(
     if ceiling is not None:
         named["at_spreads"], named["clipped"] = np.split(np.stack(list(record.values())), 2)
     return named
-
-
-def _log_spreads(criterion):
-    """Return the logarithms of the factors of the noise that are tried, none at all first."""
-    log_spreads = getattr(criterion, "log_spreads", None)
-    return None if log_spreads is None else (0.0, *log_spreads)
 
 
 def _mean_up_to(ceiling, losses, n_own):
@@ -381,9 +375,8 @@ class _Best:
         clipped = zip(losses, self.ceiling, strict=True)
         counts = np.reshape([len(own) for own in losses], (-1, self.n_alike))
         self._trims = counts.min(1) >= _TRIMMED_FROM
-        if log_spreads is not None:
-            costs = spread_cost(torch.tensor(log_spreads, device="cpu")).numpy()
-            self.costs = costs[:, None] / counts.sum(1)
+        costs = spread_cost(torch.tensor([0.0, *log_spreads], device="cpu")).numpy()
+        self.costs = costs[:, None] / counts.sum(1)
         means = torch.stack([own.clamp(max=ceiling).mean() for own, ceiling in clipped])
         self._of_models = means.cpu().double().numpy()
         self.losses = self._judge(self._of_models)

@@ -237,7 +237,8 @@ def predictive_bound(
     known
         As for :func:`elbo`.
     log_spreads : sequence of float, optional
-        Logarithms of factors of σ(z). The value has one more axis, the first, for these.
+        Logarithms of factors of σ(z). The value has one more axis then, the first: the bound
+        without a factor, and with each of these.
 
     References
     ----------
@@ -255,14 +256,13 @@ def predictive_bound(
         decoded = centre + factor * (decoded - centre)
     log_lik = decoded_log_prob(vae, v2, decoded, decoded_log_scale, known)
     kl = _divergence(vae.prior, loc, log_scale, z, eps)
-    if log_spreads is None:
-        value = log_mean_exp(log_lik, -2)
-    else:
-        at_spreads = (
+    value = log_mean_exp(log_lik, -2)
+    if log_spreads is not None:
+        others = (
             decoded_log_prob(vae, v2, decoded, decoded_log_scale + log_spread, known)
             for log_spread in log_spreads
         )
-        value = torch.stack([log_mean_exp(log_lik, -2) for log_lik in at_spreads])
+        value = torch.stack([value, *(log_mean_exp(other, -2) for other in others)])
     return Bound(value - kl_weight * kl, -log_lik.mean(-2), kl)
 
 
